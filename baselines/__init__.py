@@ -1,0 +1,1 @@
+"""The explainers and the models under test: one file each."""

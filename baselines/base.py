@@ -1,0 +1,124 @@
+"""What an explainer is, what a self-explaining model is, and how attributions become heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Reduction = Literal["max_abs", "sum", "none"]
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """Anything that attributes a model's output to its input.
+
+    One method is enough. The fields of an explainer are its configuration: the constructor stores them and does
+    nothing else, so that an explainer can be printed, compared and recorded. The model is an argument, and
+    whatever an explainer hooks or changes in it is given back on exit, also after an exception.
+
+    Optional members, read with their defaults by the engine:
+
+    * `name: ClassVar[str]`, what tables call it (default: the class name);
+    * `reduction: Reduction`, how channels become one heatmap (default `"sum"`; see `heatmap`);
+    * `rectified: ClassVar[bool]`, whether the method is defined with its negative part cut off (default false);
+    * `needs: ClassVar[frozenset[str]]`, further keyword arguments that `attribute` wants:
+      `"keys"`, `(B,)` int64 to draw random numbers by (`interpeval.datasets.philox`), and
+      `"masks"`, `(B, H, W)` bool object masks of the inputs (controls only);
+    * `control: ClassVar[bool]`, true for explainers that only mark a floor or a ceiling;
+    * `refuses(model) -> str | None`, the reason why the method does not apply to a model;
+    * `sums_to: ClassVar[str | None]`, what the attributions should add up to.
+    """
+
+    def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Attribute the logits of `targets` to `inputs`.
+
+        Args:
+            model: a classifier in evaluation mode, `(B, C, H, W)` to `(B, K)` logits.
+            inputs: `(B, C, H, W)` float32, normalised.
+            targets: `(B,)` int64, the class to explain for each input.
+
+        Returns:
+            `(B, C, h, w)` or `(B, 1, h, w)`; `h, w` may be smaller than `H, W`.
+        """
+        ...
+
+
+@runtime_checkable
+class SelfExplaining(Protocol):
+    """A classifier that explains itself; the explainer `own` hands its explanation to the engine.
+
+    An `nn.Module` whose `forward` returns `(B, K)` logits, and which also has `attribute`. Optional member:
+    `own_reduction: Reduction`, how the channels of its attribution become a heatmap (default `"sum"`).
+    """
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return `(B, K)` logits."""
+        ...
+
+    def attribute(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return this model's own attribution of the logits of `targets`, `(B, 1|C, h, w)`."""
+        ...
+
+
+class TrainableModel(Protocol):
+    """A built-in model: an `nn.Module` that can be built for a dataset and trained on the spot.
+
+    `name: ClassVar[str]` is its name in the catalog.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
+        """Build the network for `(C, H, W)` inputs and `n_classes` logits."""
+        ...
+
+    @classmethod
+    def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
+        """Return epochs, batch size, learning rate and whatever else `training_loss` reads."""
+        ...
+
+    def training_loss(self, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the scalar loss of one batch and the `(B, K)` logits that accuracy is counted by."""
+        ...
+
+
+def heatmap(attributions: Tensor, size: tuple[int, int], reduction: Reduction, *, rectified: bool = False) -> Tensor:
+    """Turn attributions into the heatmaps that metrics score.
+
+    Channels are reduced, and maps coarser than the input are enlarged bilinearly (`align_corners=False`).
+
+    Args:
+        attributions: `(B, C, h, w)`.
+        size: `(H, W)` of the input.
+        reduction: `"max_abs"` (largest magnitude over channels), `"sum"` (signed sum) or `"none"` (one channel).
+        rectified: cut off the negative part, before enlarging.
+
+    Returns:
+        `(B, H, W)` in the floating-point type of `attributions`.
+
+    Raises:
+        ValueError: `reduction` is unknown, or `"none"` met more than one channel.
+
+    Example:
+        >>> import torch
+        >>> heatmap(torch.tensor([[[[1.0]], [[-3.0]]]]), (1, 1), "sum").item()
+        -2.0
+    """
+    if reduction == "max_abs":
+        maps = attributions.abs().amax(dim=1, keepdim=True)
+    elif reduction == "sum":
+        maps = attributions.sum(dim=1, keepdim=True)
+    elif reduction == "none":
+        if attributions.shape[1] != 1:
+            raise ValueError(f'`reduction="none"` needs one channel, got {attributions.shape[1]}; use "sum" or "max_abs"')
+        maps = attributions
+    else:
+        raise ValueError(f'`reduction` must be "max_abs", "sum" or "none", was {reduction!r}')
+    if rectified:
+        maps = maps.clamp(min=0)
+    if tuple(maps.shape[-2:]) != tuple(size):
+        maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return maps[:, 0]

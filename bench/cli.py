@@ -1,0 +1,256 @@
+"""The command line. Nothing heavy is imported before a command needs it: `--help` and `list` answer at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from .run import Outcome
+    from .suite import Suite
+
+UNUSABLE = 2  # bad input: nothing was started
+FAULTY = 3  # the run is complete, but something went wrong on the way
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="interpeval")
+def main() -> None:
+    """Measure how good the explanations of image models are."""
+
+
+@main.command("list")
+@click.argument("kind", required=False, type=click.Choice(["explainers", "models", "datasets", "metrics", "suites"]))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_command(kind: str | None, as_json: bool) -> None:
+    """List what can be named in other commands."""
+    from .catalog import KINDS
+
+    kinds = [kind] if kind else [*KINDS, "suites"]
+    found = {one: _listed(one) for one in kinds}
+    if as_json:
+        click.echo(json.dumps(found[kind] if kind else found, indent=2))
+        return
+    for one, items in found.items():
+        if not kind:
+            click.secho(one, bold=True)
+        width = max((len(item["name"]) for item in items), default=0)
+        for item in items:
+            click.echo(_aligned(item["name"], item["summary"], width))
+
+
+@main.command("run")
+@click.argument("suite", required=False)
+@click.option("--dataset", metavar="D", help="Dataset, such as `digit_scenes`.")
+@click.option("--model", metavar="M[@weights]", help="Model, such as `cifar_cnn`, with weights of your own after `@`.")
+@click.option("--explainer", "explainers", metavar="E", multiple=True, help="Explainer; repeat for several.")
+@click.option("--metric", "metrics", metavar="K", multiple=True, help="Metric; repeat for several. Default: all that apply.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use the first N samples only.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of every draw. [default: 0]")
+@click.option("--batch-size", default="auto", show_default=True, help="Rows per call of the model; changes no value.")
+@click.option("--device", default="auto", show_default=True, help="`auto`, `cpu`, `cuda`, `cuda:1`, …")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results. [default: results/<suite>]")
+@click.option(
+    "--existing", type=click.Choice(["skip", "redo", "fail"]), default="skip", show_default=True,
+    help="What to do with finished work: use it, do it again, or stop.",
+)  # fmt: skip
+@click.option("--keep-attributions", is_flag=True, help="Keep all attributions, so that metrics can be added later.")
+def run_command(suite: str | None, batch_size: str, device: str, out: Path | None, **options: Any) -> None:
+    """Score explanations. Without arguments: the suite `quickstart`.
+
+    SUITE is a name from `interpeval list suites` or a TOML file. Options replace what the suite says; with --dataset,
+    --model, --explainer or --metric and no SUITE a run is made of them alone. The control explainers are always added.
+    Exit codes: 0 done, 2 unusable input (nothing written), 3 done, but some explainer failed on some samples.
+    """
+    from .suite import SuiteError
+
+    try:
+        chosen = _suite(suite, options)
+        folder = out or Path("results") / chosen.name
+        outcome = _run(chosen, folder, batch_size, device, options)
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted. Finished work is kept: run the same command again to go on.", err=True)
+        sys.exit(INTERRUPTED)
+    except SuiteError as error:
+        _refuse(str(error))
+    _report(outcome, folder)
+    sys.exit(0 if outcome.flawless else FAULTY)
+
+
+@main.command("scores")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("scores.csv"), show_default=True, help="File to write.")
+def scores_command(folder: Path, out: Path) -> None:
+    """Write the per-sample scores of a run as CSV."""
+    results = _guarded(lambda: _load(folder))
+    frame = results.scores
+    _guarded(lambda: frame.to_csv(out, index=False, float_format="%.9g", lineterminator="\n"))
+    click.echo(f"{len(frame)} rows written to {out}")
+
+
+@main.command("status")
+@click.argument("folder", type=click.Path(path_type=Path))
+def status_command(folder: Path) -> None:
+    """Say how much of a run is finished."""
+    from tabulate import tabulate
+
+    rows, content = _guarded(lambda: _progress(folder))
+    click.echo(tabulate(rows, headers="keys", tablefmt="simple"))
+    finished, planned = sum(row["finished"] for row in rows), sum(row["units"] for row in rows)
+    click.echo(f"\n{finished} of {planned} units finished; started {content['started']}, ended {content['finished'] or 'not yet'}")
+    for failure in content["failures"]:
+        click.echo(f"failed: {failure['explainer'] or failure['model']}: {failure['message']}")
+
+
+def _suite(name: str | None, options: dict[str, Any]) -> Suite:
+    """Put together what to run from a suite and the options that replace parts of it."""
+    from .suite import Experiment, Suite, load_suite
+
+    given = {key: options[key] for key in ("dataset", "model", "limit") if options[key] is not None}
+    given |= {key: options[key] for key in ("explainers", "metrics") if options[key]}
+    seed = options["seed"]
+    made = name is None and bool(given.keys() - {"limit"})
+    base = load_suite(name or "quickstart")
+    if made:
+        first = _first_of(base, given)
+        suite = Suite(name=_folder_name(given), seed=base.seed, experiments=(first.model_copy(update={"limit": None} | given),))
+    else:
+        suite = base.model_copy(
+            update={"experiments": tuple(Experiment.model_copy(one, update=given) for one in base.experiments)}
+        )
+    return suite if seed is None else suite.model_copy(update={"seed": seed})
+
+
+def _first_of(base: Suite, given: dict[str, Any]) -> Any:
+    """Return the experiment of the quickstart that fits the dataset or model asked for best."""
+    def fit(one: Any) -> int:
+        return sum(getattr(one, key) == given[key] for key in ("dataset", "model") if key in given)
+
+    return max(base.experiments, key=fit)
+
+
+def _folder_name(given: dict[str, Any]) -> str:
+    text = str(given.get("dataset", "digit_scenes")).partition("?")[0]
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in text).lstrip("._-") or "run"
+
+
+def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict[str, Any]) -> Outcome:
+    from .run import ExistingError
+
+    def start() -> Outcome:
+        from .engine import Options
+        from .evaluation import choose_device
+        from .run import run
+        from .torch_check import check_torchvision
+
+        check_torchvision()
+        chosen = Options(
+            device=choose_device(device),
+            batch_size=_batch_size(batch_size),
+            existing=options["existing"],
+            keep_attributions=options["keep_attributions"],
+        )
+        click.echo(f"suite `{suite.name}` on {chosen.device}, results in {folder}", err=True)
+        return run(suite, folder, chosen, command=" ".join(["interpeval", *sys.argv[1:]]))
+
+    return _guarded(start, ExistingError)
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"`--batch-size` must be `auto` or a whole number from 1, was `{text}`")
+    return int(text)
+
+
+def _guarded(call: Callable[[], Any], *more: type[Exception]) -> Any:
+    """Turn what is wrong with the input into one line and exit code 2."""
+    try:
+        return call()
+    except (ValueError, TypeError, LookupError, OSError, ImportError, *more) as error:
+        _refuse(str(error))
+
+
+def _refuse(message: str) -> NoReturn:
+    click.echo(f"interpeval: {message}", err=True)
+    sys.exit(UNUSABLE)
+
+
+def _report(outcome: Outcome, folder: Path) -> None:
+    """Print the table, what went wrong, and where everything is."""
+    click.echo(outcome.results.table())
+    faults = outcome.results.faults
+    if faults or outcome.failures:
+        click.secho("\nWhat went wrong (the other rows are not affected):", bold=True)
+    for fault in faults:
+        samples = f" on {len(fault['ids'])} samples" if fault["ids"] else ""
+        subject = fault["explainer"] or fault["model"]
+        click.echo(f"  {fault['dataset']} · {subject}: {fault['kind']}{samples}: {_printable(fault['message'])}")
+    for failure in outcome.failures:
+        subject = failure.about["explainer"] or failure.about["model"]
+        click.echo(f"  {failure.about['dataset']} · {subject}: a unit failed: {_printable(failure.message)}")
+    reused = f", {outcome.reused} of its samples taken from earlier work" if outcome.reused else ""
+    click.echo(f"\n{outcome.seconds:.0f} s{reused}. In {folder}: leaderboard.csv, run.json, gallery.png, mask_k_curves.png, units/")
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)[:300]
+
+
+def _load(folder: Path) -> Any:
+    from .run import load_results
+
+    return load_results(folder)
+
+
+def _progress(folder: Path) -> Any:
+    from .run import Manifest
+    from .store import Store
+
+    manifest = Manifest.read(folder)
+    return manifest.progress(Store(folder)), manifest.content
+
+
+def _listed(kind: str) -> list[dict[str, Any]]:
+    from .catalog import entries
+    from .suite import load_suite, suites
+
+    if kind == "suites":
+        return [{"name": name, "summary": load_suite(name).description} for name in suites()]
+    hidden = {"name", "classes"}
+    return [
+        {
+            "name": entry.name,
+            "summary": entry.summary,
+            **{key: _jsonable(value) for key, value in sorted(entry.facts.items()) if key not in hidden},
+            "defined": f"interpeval.{entry.module}:{entry.attribute}",
+        }
+        for entry in entries(kind).values()  # type: ignore[arg-type]
+    ]
+
+
+def _jsonable(value: Any) -> Any:
+    """Return what JSON can say: sets as sorted lists, an open end of a range as null."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return [_jsonable(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _aligned(name: str, summary: str, width: int) -> str:
+    lines = textwrap.wrap(summary, 100 - width) or [""]
+    return "\n".join(f"  {label:{width}}  {line}" for label, line in zip([name, *[""] * len(lines)], lines, strict=False))
+
+
+if __name__ == "__main__":
+    main()

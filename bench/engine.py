@@ -1,0 +1,196 @@
+"""The engine: scores one shard of one row, and drains a plan into a store."""
+
+from __future__ import annotations
+
+import platform
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..metrics.base import Metric, Scores, Status, invalid_maps
+from .evidence import Fault, ModelEvidence
+from .micro_batch import MicroBatch, auto_size
+from .plan import Plan, Row, configuration_text
+from .store import MetricResult, Store, Unit
+
+Existing = Literal["skip", "redo", "fail"]
+PREVIEWS = 6  # samples of a row whose heatmaps are kept for the gallery
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A shard that could not be scored at all."""
+
+    about: Mapping[str, Any]
+    message: str
+    trace: str
+
+
+@dataclass(eq=False)
+class Options:
+    """How a plan is run; nothing here changes a value.
+
+    Attributes:
+        device: where the model is.
+        batch_size: rows per call of the model; `None` chooses by the memory there is.
+        existing: what to do with finished work: use it, do it again, or refuse.
+        keep_attributions: keep all attributions in the store.
+        on_unit: called after each unit with its row and the number of samples.
+    """
+
+    device: torch.device
+    batch_size: int | None = None
+    existing: Existing = "skip"
+    keep_attributions: bool = False
+    on_unit: Callable[[Row, int], None] = field(default=lambda row, samples: None)
+
+    def __post_init__(self) -> None:
+        """Check what was asked for before anything is started."""
+        if self.batch_size is not None:
+            MicroBatch(self.batch_size)
+
+
+def score(row: Row, shard: range, metrics: Mapping[str, Metric], options: Options, known: Mapping[str, Tensor]) -> Unit:
+    """Score the samples of a shard with some metrics.
+
+    Args:
+        row: the subject.
+        shard: positions of the samples in the row's dataset.
+        metrics: the metrics to compute, by key.
+        options: how to run.
+        known: attributions by target rule that an earlier run kept, so that nothing is explained again.
+    """
+    batch = row.dataset.take(shard).to(options.device)
+    model = row.model.module.eval()
+    size = options.batch_size or auto_size(model, batch.images[0])
+    with _exact_arithmetic(options.device), ModelEvidence(
+        model=model, explainer=row.explainer, dataset=row.dataset, batch=batch, seed=row.seed,
+        micro_batch=MicroBatch(size), known=known,
+    ) as evidence:  # fmt: skip
+        evidence.prepare()
+        results = {key: _measure(metric, evidence) for key, metric in metrics.items()}
+        previews = {} if row.explainer is None else _previews(row, shard, evidence)
+    return Unit(
+        key=row.key(shard),
+        about={**row.about, **versions(), "device": device_name(options.device)},
+        ids=batch.ids,
+        classes=batch.labels.cpu(),
+        metrics=results,
+        faults=tuple(vars(fault) for fault in evidence.faults),
+        previews=previews,
+        attributions=evidence.computed_attributions() if options.keep_attributions else {},
+    )
+
+
+def drain(plans: Sequence[Plan], store: Store | None, options: Options) -> Iterator[list[Unit] | Failure]:
+    """Run every row of the plans; yields the units of each shard, or what went wrong with it.
+
+    Raises:
+        OSError: the store cannot be written: going on would lose work.
+    """
+    for plan in plans:
+        for row in plan.rows:
+            for shard in row.shards:
+                yield _finish(row, shard, store, options)
+                options.on_unit(row, len(shard))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a number may depend on."""
+    return {
+        "interpeval": version("interpeval"),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "captum": version("captum"),
+        "python": platform.python_version(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called in tables."""
+    return f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def _finish(row: Row, shard: range, store: Store | None, options: Options) -> list[Unit] | Failure:
+    """Return the units of a shard, computing the metrics that no finished one holds."""
+    done = [] if store is None or options.existing == "redo" else store.find(row.key(shard))
+    found = {key for unit in done for key in unit.metrics}
+    missing = {key: metric for key, metric in row.metrics.items() if key not in found}
+    if not missing:
+        return done
+    known = next((unit.attributions for unit in done if unit.attributions), {})
+    try:
+        unit = score(row, shard, missing, options, known)
+    except Exception as error:  # noqa: BLE001  # one unit's failure is not the end of the run
+        return Failure(row.about, f"{type(error).__name__}: {error}", traceback.format_exc())
+    if store is not None:
+        store.write(unit)
+    return [*done, unit]
+
+
+def _measure(metric: Metric, evidence: ModelEvidence) -> MetricResult:
+    before, shared_before = evidence.spent(), evidence.spent_explaining()
+    try:
+        scores = metric.score(evidence)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the other metrics of the unit go on
+        message = f"metric `{metric.name}` failed: {type(error).__name__}: {error}"
+        evidence.add_fault(Fault("metric failed", message, ()))
+        scores = {"": _all_invalid(len(evidence.batch))}
+    shared = evidence.spent_explaining()
+    own = (evidence.spent() - before) - (shared - shared_before)
+    alone = own + shared if "explainer" in metric.needs else own
+    return MetricResult(
+        name=metric.name,
+        version=metric.version,
+        configuration=configuration_text(metric),
+        aggregations=metric.aggregations,
+        facts={variant: (metric.facts(variant).higher_is_better, metric.facts(variant).chance) for variant in scores},
+        scores=scores,
+        seconds=alone.seconds,
+        passes=alone.passes.forward + alone.passes.backward,
+    )
+
+
+def _all_invalid(size: int) -> Scores:
+    return Scores(
+        torch.full((size,), torch.nan, dtype=torch.float64), torch.full((size,), int(Status.INVALID), dtype=torch.uint8)
+    )
+
+
+def _previews(row: Row, shard: range, evidence: ModelEvidence) -> dict[str, Tensor]:
+    """Keep what the gallery shows of the row's first samples."""
+    count = min(PREVIEWS - shard.start, len(shard))
+    if count <= 0:
+        return {}
+    batch = evidence.batch
+    heatmaps = evidence.heatmaps("label")[:count]
+    previews = {
+        "images": evidence.normalization.to_pixels(batch.images[:count]).clamp(0, 1),
+        "heatmaps": torch.where(invalid_maps(heatmaps).view(-1, 1, 1), torch.zeros_like(heatmaps), heatmaps),
+    }
+    if batch.masks is not None:
+        previews["masks"] = batch.masks[:count]
+    return previews
+
+
+@contextmanager
+def _exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Keep the GPU from trading precision or repeatability for speed, so that devices agree."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul

@@ -1,0 +1,161 @@
+"""What a run consists of: rows (a subject, its metrics) cut into shards, and what does not apply, with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ..baselines.base import Explainer
+from ..baselines.ensure import ExplainerFacts, explainer_facts
+from ..datasets.base import Dataset
+from ..metrics.base import Metric
+from .catalog import package_digest
+from .resolve import Model, configuration, source_digest
+from .store import SCHEMA, digest_of
+
+SHARD = 64  # samples in a unit: what a killed run can lose of one subject; never changes a value
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A subject on a dataset, and the metrics that apply to it.
+
+    Attributes:
+        dataset: the samples.
+        model: the network.
+        explainer: the explainer; `None` for metrics of the model alone.
+        metrics: by key; a key stands for name, version, configuration and code.
+        indices: positions of the samples that are scored.
+        seed: seed of the run.
+    """
+
+    dataset: Dataset
+    model: Model
+    explainer: Explainer | None
+    metrics: Mapping[str, Metric]
+    indices: range
+    seed: int
+
+    @cached_property
+    def _facts(self) -> ExplainerFacts | None:
+        return None if self.explainer is None else explainer_facts(self.explainer, self.model.module)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Dataset, model and explainer by name and digest; the same facts stand in every unit of the row."""
+        facts = self._facts
+        return {
+            "dataset": self.dataset.name,
+            "dataset_revision": self.dataset.revision,
+            "model": self.model.name,
+            "model_digest": self.model.digest,
+            "explainer": "" if facts is None else facts.name,
+            "explainer_params": "" if facts is None else json.dumps(facts.params, sort_keys=True),
+            "seed": self.seed,
+        }
+
+    @property
+    def shards(self) -> list[range]:
+        """The samples in portions of a fixed size."""
+        return [self.indices[start : start + SHARD] for start in range(0, len(self.indices), SHARD)]
+
+    def key(self, shard: range) -> str:
+        """Return what stands for everything that determines the numbers of a shard, but for the metrics."""
+        facts = self._facts
+        return digest_of(
+            {
+                **self.about,
+                "schema": SCHEMA,
+                "ids": [self.dataset.ids[index] for index in shard],
+                "model_code": self.model.code,
+                "explainer_code": "" if facts is None else [facts.source_digest, facts.reduction, facts.rectified],
+                "interpeval": package_digest(),
+                "torch": torch.__version__,
+                "captum": version("captum"),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Inapplicable:
+    """A metric that has no meaning for a subject."""
+
+    about: Mapping[str, Any]
+    metric: str
+    version: int
+    higher_is_better: bool
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All rows of a run, and what was left out of it."""
+
+    rows: Sequence[Row]
+    inapplicable: Sequence[Inapplicable]
+
+
+def make_plan(
+    dataset: Dataset,
+    model: Model,
+    explainers: Sequence[Explainer],
+    metrics: Sequence[Metric],
+    *,
+    seed: int,
+    limit: int | None = None,
+) -> Plan:
+    """Pair every explainer with every metric that applies to it; metrics of the model alone get a row of their own."""
+    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
+    rows: list[Row] = []
+    left_out: list[Inapplicable] = []
+    subjects: list[Explainer | None] = [None, *explainers]
+    for explainer in subjects:
+        wanted = [metric for metric in metrics if ("explainer" in metric.needs) == (explainer is not None)]
+        reasons = {id(metric): _reason(dataset, model, explainer, metric) for metric in wanted}
+        chosen = {metric_key(metric): metric for metric in wanted if reasons[id(metric)] is None}
+        row = Row(dataset, model, explainer, chosen, indices, seed)
+        if chosen:
+            rows.append(row)
+        left_out += [
+            Inapplicable(row.about, metric.name, metric.version, metric.higher_is_better, reason)
+            for metric in wanted
+            if (reason := reasons[id(metric)]) is not None
+        ]
+    return Plan(rows, left_out)
+
+
+def metric_key(metric: Metric) -> str:
+    """Return what stands for a metric's name, version, configuration and code."""
+    facts = {
+        "name": metric.name,
+        "version": metric.version,
+        "configuration": repr(metric),
+        "code": source_digest(type(metric)),
+    }
+    return digest_of(facts)[:16]
+
+
+def configuration_text(metric: Metric) -> str:
+    """Return the fields that differ from their defaults, as they stand before a variant's name in tables."""
+    return ",".join(f"{name}={value}" for name, value in sorted(configuration(metric).items()))
+
+
+def _reason(dataset: Dataset, model: Model, explainer: Explainer | None, metric: Metric) -> str | None:
+    """Return why a metric does not apply; `None` if it does."""
+    if "masks" in metric.needs and not dataset.has_masks:
+        return f"dataset {dataset.name} has no masks"
+    if "distractors" in metric.needs and len(dataset.classes) < 2:
+        return f"dataset {dataset.name} has a single class"
+    if explainer is None:
+        return None
+    facts = explainer_facts(explainer)
+    if "masks" in facts.needs and not dataset.has_masks:
+        return f"{facts.name} needs masks, dataset {dataset.name} has none"
+    refuses = getattr(explainer, "refuses", None)
+    return None if refuses is None else refuses(model.module)

@@ -1,0 +1,195 @@
+"""From names to objects: datasets, models with their weights, explainers and metrics, ready to run."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..baselines.base import Explainer
+from ..baselines.ensure import ensure_explainer
+from ..datasets.base import Dataset
+from ..metrics.base import Metric
+from . import weights
+from .catalog import Spec, UnknownNameError, check_name, entries, load, parse
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network under test.
+
+    Attributes:
+        name: what tables call it.
+        module: the network, in evaluation mode, on its device.
+        digest: of its weights.
+        code: of the source file that defines it.
+    """
+
+    name: str
+    module: nn.Module
+    digest: str
+    code: str
+
+
+def resolve_dataset(text: str) -> Dataset:
+    """Return the dataset called `name?argument=value`."""
+    spec = parse(text)
+    return _construct(load("datasets", spec), spec, "dataset")
+
+
+def resolve_explainer(text: str) -> Explainer:
+    """Return the explainer called `name?argument=value`, whatever kind of thing the name stands for."""
+    spec = parse(text)
+    return ensure_explainer(load("explainers", spec), **spec.params)
+
+
+def resolve_metric(text: str) -> Metric:
+    """Return the metric called `name?argument=value`."""
+    spec = parse(text)
+    metric = _construct(load("metrics", spec), spec, "metric")
+    if not isinstance(metric, Metric):
+        raise TypeError(f"`{spec.name}` must be a metric (a subclass of `interpeval.metrics.base.Metric`)")
+    return metric
+
+
+def check_model_name(text: str) -> None:
+    """Raise for a model that cannot be found, before the time for loading or training one is spent."""
+    name, weight_file = split_model(text)
+    if not name.startswith("torchvision:"):
+        check_name("models", parse(name))
+    elif weight_file is None:
+        raise ValueError(
+            f"model `{text}` needs weights: write `{text}@FILE` with a file of its state dictionary (nothing is downloaded)"
+        )
+    if weight_file is not None and not weight_file.is_file():
+        raise FileNotFoundError(f"weights file `{weight_file}` of model `{name}` does not exist")
+
+
+def resolve_model(text: str, dataset: Dataset, *, seed: int, device: torch.device, progress: bool) -> Model:
+    """Return the model called `name`, `name@weights`, `torchvision:NAME@weights` or `place:factory@weights`.
+
+    A model of the catalog without weights is trained on the dataset's training split, once, and cached.
+    """
+    check_model_name(text)
+    name, weight_file = split_model(text)
+    spec = parse(name)
+    if spec.name in entries("models"):
+        module = _built_in(load("models", spec), dataset, weight_file, seed=seed, device=device, progress=progress)
+    else:
+        module = _factory(spec)(**spec.params)
+        if weight_file is not None:
+            weights.load(module, weight_file)
+    return as_model(module, dataset, name=_label(spec), device=device)
+
+
+def as_model(module: nn.Module, dataset: Dataset, *, name: str | None = None, device: torch.device) -> Model:
+    """Take a network as a model under test, and check that it classifies the images of `dataset`."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, was {type(module).__name__}")
+    module = module.to(device).eval()
+    _check_classes(module, dataset, device)
+    return Model(name or type(module).__name__, module, weights.digest(module), source_digest(type(module)))
+
+
+def split_model(text: str) -> tuple[str, Path | None]:
+    """Split `name@weights`."""
+    name, at, file = text.partition("@")
+    if at and not file:
+        raise ValueError(f"model `{text}` must name a weights file after `@`")
+    return name, Path(file).expanduser() if at else None
+
+
+def source_digest(thing: Any) -> str:
+    """Return a digest of the source file that defines a class or function; empty where there is none."""
+    try:
+        path = inspect.getsourcefile(thing)
+    except TypeError:
+        return ""
+    if path is None or not Path(path).is_file():
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def configuration(thing: Any) -> Mapping[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults."""
+    if not is_dataclass(thing):
+        return {}
+    return {f.name: getattr(thing, f.name) for f in fields(thing) if getattr(thing, f.name) != _default(f)}
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _built_in(
+    factory: Any, dataset: Dataset, weight_file: Path | None, *, seed: int, device: torch.device, progress: bool
+) -> nn.Module:
+    if weight_file is None:
+        return weights.trained(factory, dataset.with_split("train"), seed=seed, device=device, progress=progress)
+    module: nn.Module = factory(dataset.image_shape, len(dataset.classes))
+    weights.load(module, weight_file)
+    return module
+
+
+def _factory(spec: Spec) -> Callable[..., nn.Module]:
+    if spec.name.startswith("torchvision:"):
+        return _torchvision(spec.name.removeprefix("torchvision:"))
+    factory = load("models", spec)
+    if isinstance(factory, nn.Module):
+        return lambda: factory
+    if not callable(factory):
+        raise TypeError(f"`{spec.name}` must be a function or class that returns a torch.nn.Module")
+    return factory
+
+
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise UnknownNameError(f"torchvision has no classifier `{name}`: did you mean {', '.join(near) or known[0]}?")
+    return lambda **params: models.get_model(name, weights=None, **params)
+
+
+def _label(spec: Spec) -> str:
+    """Return a name for tables: a file is named without its folder."""
+    place, colon, attribute = spec.name.rpartition(":")
+    name = f"{Path(place).name}:{attribute}" if colon and place.endswith(".py") else spec.name
+    query = "&".join(f"{key}={value}" for key, value in spec.params.items())
+    return f"{name}?{query}" if query else name
+
+
+def _construct(factory: Any, spec: Spec, what: str) -> Any:
+    if not callable(factory):
+        if spec.params:
+            raise ValueError(f"{what} `{spec.name}` takes no arguments, got {', '.join(spec.params)}")
+        return factory
+    allowed = [name for name in inspect.signature(factory).parameters if name not in {"args", "kwargs"}]
+    for name in spec.params:
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"it takes: {', '.join(allowed) or 'none'}"
+            raise ValueError(f"{what} `{spec.name}` has no argument `{name}`: {hint}")
+    return factory(**spec.params)
+
+
+def _check_classes(module: nn.Module, dataset: Dataset, device: torch.device) -> None:
+    image = dataset.take([0]).images.to(device)
+    with torch.no_grad():
+        logits = module(image)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"`model` must return logits (B, K), returned {found} for an image {tuple(image.shape)}")
+    if logits.shape[1] != len(dataset.classes):
+        raise ValueError(
+            f"`model` gives {logits.shape[1]} classes, dataset `{dataset.name}` has {len(dataset.classes)}: "
+            "use a model trained for this dataset"
+        )

@@ -1,0 +1,298 @@
+"""Running a suite into a folder: everything is checked first, finished work is used again, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..baselines.base import Explainer
+from ..datasets.base import Dataset
+from ..leaderboards.files import write_whole
+from ..metrics.base import Metric
+from .engine import Failure, Options, device_name, drain, versions
+from .evaluation import resolve_metrics, with_controls
+from .plan import Inapplicable, Plan, Row, make_plan
+from .resolve import check_model_name, resolve_dataset, resolve_explainer, resolve_model
+from .results import Results
+from .store import Store, Unit
+from .suite import Experiment, Suite
+
+SCHEMA = 1
+MANIFEST = "run.json"
+
+
+class ExistingError(RuntimeError):
+    """The folder holds finished work of this run, and `--existing fail` was asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        results: everything the folder's leaderboard is made of.
+        failures: shards that could not be scored.
+        reused: samples × subjects that were taken from earlier work.
+        seconds: wall time.
+    """
+
+    results: Results
+    failures: Sequence[Failure]
+    reused: int
+    seconds: float
+
+    @property
+    def flawless(self) -> bool:
+        """Whether every sample of every subject was scored without a fault."""
+        return not self.failures and not self.results.faults
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """An experiment with its names resolved, but for the model, which may have to be trained."""
+
+    experiment: Experiment
+    dataset: Dataset
+    explainers: Sequence[Explainer]
+    metrics: Sequence[Metric]
+
+
+def run(suite: Suite, folder: Path, options: Options, *, command: str = "") -> Outcome:
+    """Run a suite and leave its store, `run.json`, `leaderboard.csv` and pictures in `folder`.
+
+    Every name is resolved before anything is trained or written.
+
+    Raises:
+        ValueError, TypeError, LookupError, OSError: something is not what it must be; nothing was written.
+        ExistingError: finished work is there and must not be.
+    """
+    start = time.perf_counter()
+    parts = [_resolve(experiment) for experiment in suite.experiments]
+    _check_folder(folder)
+    plans = [_plan(part, suite.seed, options) for part in parts]
+    store = Store(folder)
+    reused = _count_finished(plans, store) if options.existing != "redo" else 0
+    if reused and options.existing == "fail":
+        raise ExistingError(f"`{folder}` holds finished work of this run; choose another --out, or --existing skip or redo")
+    manifest = Manifest.begin(folder, suite, plans, options, command)
+    failures = _drain(plans, store, options)
+    results = manifest.results(store)
+    results.publish(folder)
+    manifest.finish(failures, results)
+    return Outcome(results, failures, reused, time.perf_counter() - start)
+
+
+def load_results(folder: Path) -> Results:
+    """Return the results that a run left in `folder`, finished or not.
+
+    Raises:
+        FileNotFoundError: no run was started there.
+    """
+    return Manifest.read(folder).results(Store(folder))
+
+
+class Manifest:
+    """`run.json`: the configuration and provenance of a folder, and which units its leaderboard is made of.
+
+    A second run into the same folder adds its rows; a row that it plans again (same dataset, model and explainer)
+    takes the place of the earlier one, unless samples and code are the same: then its metrics are added to it.
+    """
+
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
+        """Store where it is and what stands in it."""
+        self.folder = folder
+        self.content = content
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read the manifest of a folder."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(f"`{folder}` holds no run: there is no {MANIFEST} in it")
+        try:
+            content = json.loads(path.read_bytes())
+            if content["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {content['schema']}, this version reads {SCHEMA}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"`{path}` cannot be read: {error}; move it away to start anew") from error
+        return cls(folder, content)
+
+    @classmethod
+    def begin(cls, folder: Path, suite: Suite, plans: Sequence[Plan], options: Options, command: str) -> Manifest:
+        """Write down what a run is about to do."""
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = cls.read(folder).content if (folder / MANIFEST).exists() else {"rows": [], "not_applicable": []}
+        content: dict[str, Any] = {
+            "schema": SCHEMA,
+            "suite": suite.model_dump(),
+            "command": command,
+            "seed": suite.seed,
+            "started": _utc(),
+            "finished": None,
+            "versions": versions(),
+            "source": _source(),
+            "device": device_name(options.device),
+            "threads": torch.get_num_threads(),
+            "batch_size": options.batch_size or "auto",
+            "rows": _merged(earlier["rows"], [_row(row) for plan in plans for row in plan.rows]),
+            "not_applicable": _merged_reasons(
+                earlier["not_applicable"], [_reason(item) for plan in plans for item in plan.inapplicable]
+            ),
+            "faults": [],
+            "failures": [],
+        }
+        manifest = cls(folder, content)
+        manifest._write()
+        return manifest
+
+    def finish(self, failures: Iterable[Failure], results: Results) -> None:
+        """Write down how it ended."""
+        self.content["finished"] = _utc()
+        self.content["faults"] = results.faults
+        self.content["failures"] = [
+            {**failure.about, "message": failure.message, "trace": failure.trace} for failure in failures
+        ]
+        self._write()
+
+    def results(self, store: Store) -> Results:
+        """Return what is finished of the planned rows."""
+        units: list[Unit] = []
+        metric_keys: set[str] = set()
+        for row in self.content["rows"]:
+            metric_keys |= row["metrics"].keys()
+            for key in row["units"]:
+                units += [unit for unit in store.find(key) if unit.metrics.keys() & row["metrics"].keys()]
+        left_out = [
+            Inapplicable(item["about"], item["metric"], item["version"], item["higher_is_better"], item["reason"])
+            for item in self.content["not_applicable"]
+        ]
+        return Results(units, left_out, self.content["seed"], frozenset(metric_keys))
+
+    def progress(self, store: Store) -> list[dict[str, Any]]:
+        """Return, for every row, how many of its units are finished."""
+        return [
+            {
+                **{name: row["about"][name] for name in ("dataset", "model", "explainer")},
+                "finished": sum(bool(store.find(key)) for key in row["units"]),
+                "units": len(row["units"]),
+            }
+            for row in self.content["rows"]
+        ]
+
+    def _write(self) -> None:
+        payload = json.dumps(self.content, indent=1, sort_keys=True, default=str)
+        write_whole(self.folder / MANIFEST, payload.encode())
+
+
+def _resolve(experiment: Experiment) -> _Parts:
+    check_model_name(experiment.model)
+    return _Parts(
+        experiment,
+        resolve_dataset(experiment.dataset),
+        with_controls([resolve_explainer(name) for name in experiment.explainers]),
+        resolve_metrics(experiment.metrics),
+    )
+
+
+def _plan(parts: _Parts, seed: int, options: Options) -> Plan:
+    model = resolve_model(parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True)
+    return make_plan(
+        parts.dataset, model, parts.explainers, parts.metrics, seed=seed, limit=parts.experiment.limit
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"`--out` must be a folder, `{folder}` is a file")
+    if (folder / MANIFEST).exists():
+        Manifest.read(folder)
+
+
+def _count_finished(plans: Sequence[Plan], store: Store) -> int:
+    return sum(
+        len(shard)
+        for plan in plans
+        for row in plan.rows
+        for shard in row.shards
+        if any(unit.metrics.keys() & row.metrics.keys() for unit in store.find(row.key(shard)))
+    )
+
+
+def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failure]:
+    total = sum(len(row.indices) for plan in plans for row in plan.rows)
+    failures: list[Failure] = []
+    with tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
+
+        def advance(row: Row, samples: int) -> None:
+            bar.set_postfix_str(f"{row.about['model']} {row.about['explainer']}".strip(), refresh=False)
+            bar.update(samples)
+
+        for outcome in drain(plans, store, Options(**{**vars(options), "on_unit": advance})):
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
+    return failures
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "about": row.about,
+        "units": [row.key(shard) for shard in row.shards],
+        "metrics": {key: {"name": metric.name, "configuration": repr(metric)} for key, metric in row.metrics.items()},
+    }
+
+
+def _reason(item: Inapplicable) -> dict[str, Any]:
+    return dict(vars(item))
+
+
+def _subject(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(entry["about"][name]) for name in ("dataset", "model", "explainer", "explainer_params"))
+
+
+def _merged(earlier: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = {_subject(row): row for row in earlier}
+    for row in new:
+        before = rows.get(_subject(row))
+        if before is not None and before["units"] == row["units"]:
+            row = {**row, "metrics": {**before["metrics"], **row["metrics"]}}  # noqa: PLW2901
+        rows[_subject(row)] = row
+    return list(rows.values())
+
+
+def _merged_reasons(earlier: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    reasons = {(*_subject(item), item["metric"]): item for item in earlier}
+    reasons |= {(*_subject(item), item["metric"]): item for item in new}
+    return list(reasons.values())
+
+
+def _source() -> dict[str, Any]:
+    """Return the commit of the library and whether its files differ from it; nothing where it is not a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return {}
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603  # fixed arguments
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10  # noqa: S607
+    )
+    return done.stdout.strip()
+
+
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,215 @@
+"""The store: one folder of finished units, each written whole under a name made of what determines its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..leaderboards.files import write_whole
+from ..metrics.base import Scores
+
+SCHEMA = 1
+_SCORE_ARRAYS = ("values", "status", "variance")
+
+
+@dataclass(frozen=True, eq=False)
+class MetricResult:
+    """What one metric found on the samples of a unit.
+
+    Attributes:
+        name: the metric.
+        version: its version.
+        configuration: its fields that differ from their defaults, as text in names of variants; empty by default.
+        aggregations: how samples are averaged.
+        facts: direction and chance level of every variant.
+        scores: per-sample scores of every variant.
+        seconds: time this metric took, the explanations that all metrics share included if it reads them.
+        passes: forward and backward passes it took, likewise.
+    """
+
+    name: str
+    version: int
+    configuration: str
+    aggregations: tuple[str, ...]
+    facts: Mapping[str, tuple[bool, float | None]]
+    scores: Mapping[str, Scores]
+    seconds: float
+    passes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One finished unit of work: a subject scored on some samples.
+
+    Attributes:
+        key: identifies subject, samples and seed; together with the metrics' keys, everything that determines
+            the numbers.
+        about: dataset, dataset_revision, model, model_digest, explainer, explainer_params, seed, and the versions
+            and the device it was computed with.
+        ids: the samples.
+        classes: `(n,)` int64, their labels.
+        metrics: results by metric key.
+        faults: what the explainer did wrong, as `{"kind", "message", "ids"}`.
+        previews: images and heatmaps of some samples, for the gallery.
+        attributions: kept attributions by target rule, if asked for.
+    """
+
+    key: str
+    about: Mapping[str, Any]
+    ids: tuple[str, ...]
+    classes: Tensor
+    metrics: Mapping[str, MetricResult]
+    faults: tuple[Mapping[str, Any], ...] = ()
+    previews: Mapping[str, Tensor] = field(default_factory=dict)
+    attributions: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Store:
+    """Finished units in `folder/units`.
+
+    A unit is two files with one stem: the arrays (`.safetensors`), and a description (`.json`) that is written
+    last and holds the digests of the arrays and of itself. A unit exists when its description does, and is whole
+    when both digests agree; what is torn or damaged counts as missing and is computed again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder; it is made when something is written."""
+        self.folder = folder / "units"
+
+    def write(self, unit: Unit) -> None:
+        """Write a unit, all or nothing."""
+        arrays, description = _to_parts(unit)
+        payload = save_tensors(arrays)
+        description |= {"written": time.time_ns(), "arrays_sha256": hashlib.sha256(payload).hexdigest()}
+        description["sha256"] = _digest(description)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stem = self.folder / _stem(unit)
+        write_whole(stem.with_suffix(".safetensors"), payload)
+        write_whole(stem.with_suffix(".json"), json.dumps(description, indent=1, sort_keys=True).encode())
+
+    def find(self, key: str) -> list[Unit]:
+        """Return the whole units under this key, the latest first.
+
+        There are several when metrics were added later. A metric that two of them hold, as after
+        `--existing redo`, is that of the later one.
+        """
+        whole = [read for path in sorted(self.folder.glob(f"{key}-*.json")) if (read := _read(path)) is not None]
+        found: list[Unit] = []
+        held: set[str] = set()
+        for _, unit in sorted(whole, key=lambda read: -read[0]):
+            fresh = {name: result for name, result in unit.metrics.items() if name not in held}
+            held |= fresh.keys()
+            if fresh:
+                found.append(replace(unit, metrics=fresh))
+        return found
+
+
+write_atomic = write_whole  # until `weights` takes it from `leaderboards.files`
+
+
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """Return 20 hexadecimal digits that stand for these JSON-able facts."""
+    return hashlib.sha256(_canonical(facts)).hexdigest()[:20]
+
+
+def _read(path: Path) -> tuple[int, Unit] | None:
+    """Read a unit, with the time it was written; `None` if it is not whole."""
+    try:
+        description = json.loads(path.read_bytes())
+        if description["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {description['schema']}, this version reads {SCHEMA}")
+        if description["sha256"] != _digest(description):
+            raise ValueError("the description does not match its digest")
+        payload = path.with_suffix(".safetensors").read_bytes()
+        if description["arrays_sha256"] != hashlib.sha256(payload).hexdigest():
+            raise ValueError("the arrays do not match their digest")
+        return description["written"], _from_parts(load_tensors(payload), description)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        warnings.warn(f"unit `{path.name}` is damaged and counts as missing: {error}", stacklevel=3)
+        return None
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that a description says, but for this digest itself."""
+    content = {name: value for name, value in description.items() if name != "sha256"}
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def _canonical(facts: Mapping[str, Any]) -> bytes:
+    return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _stem(unit: Unit) -> str:
+    return f"{unit.key}-{digest_of({'metrics': sorted(unit.metrics)})[:12]}"
+
+
+def _to_parts(unit: Unit) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    arrays: dict[str, Tensor] = {"classes": unit.classes}
+    metrics: dict[str, Any] = {}
+    for key, result in unit.metrics.items():
+        entry = {name: value for name, value in vars(result).items() if name not in {"scores", "facts"}}
+        entry["variants"] = {}
+        for variant, scores in result.scores.items():
+            entry["variants"][variant] = {"facts": result.facts[variant], "steps": scores.steps}
+            for part in _SCORE_ARRAYS:
+                tensor = getattr(scores, part)
+                if tensor is not None:
+                    arrays[f"{key}/{variant}/{part}"] = tensor
+        metrics[key] = entry
+    arrays |= {f"preview/{name}": tensor for name, tensor in unit.previews.items()}
+    arrays |= {f"attributions/{rule}": tensor for rule, tensor in unit.attributions.items()}
+    description = {
+        "schema": SCHEMA,
+        "key": unit.key,
+        "about": dict(unit.about),
+        "ids": unit.ids,
+        "metrics": metrics,
+        "faults": [dict(fault) for fault in unit.faults],
+    }
+    # Copies: variants may share one tensor of statuses, which the format does not allow.
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in arrays.items()}, description
+
+
+def _from_parts(arrays: Mapping[str, Tensor], description: Mapping[str, Any]) -> Unit:
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in arrays.items() if name.startswith(prefix)}
+
+    metrics: dict[str, MetricResult] = {}
+    for key, entry in description["metrics"].items():
+        variants = entry["variants"]
+        metrics[key] = MetricResult(
+            name=entry["name"],
+            version=entry["version"],
+            configuration=entry["configuration"],
+            aggregations=tuple(entry["aggregations"]),
+            facts={variant: (facts["facts"][0], facts["facts"][1]) for variant, facts in variants.items()},
+            scores={
+                variant: Scores(
+                    *(arrays.get(f"{key}/{variant}/{part}") for part in _SCORE_ARRAYS), steps=tuple(facts["steps"])
+                )
+                for variant, facts in variants.items()
+            },
+            seconds=entry["seconds"],
+            passes=entry["passes"],
+        )
+    return Unit(
+        key=description["key"],
+        about=description["about"],
+        ids=tuple(description["ids"]),
+        classes=arrays["classes"],
+        metrics=metrics,
+        faults=tuple(description["faults"]),
+        previews=under("preview/"),
+        attributions=under("attributions/"),
+    )

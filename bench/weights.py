@@ -1,0 +1,255 @@
+"""Weights on disk: their digest, reading and writing them, and the cache of models trained on the spot."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from ..baselines.base import TrainableModel
+from ..datasets.base import Dataset
+from ..leaderboards.files import write_whole
+from . import training
+from .store import digest_of
+
+PICKLED = (".pt", ".pth", ".th")
+"""Suffixes of files that `torch.load` reads."""
+
+
+def digest(model: nn.Module) -> str:
+    """Return 16 hexadecimal digits that stand for a model's weights and buffers.
+
+    SHA-256 over the name, type, shape and bytes of every tensor of the state dict, sorted by name. The device
+    does not enter.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> before = digest(layer)
+        >>> with torch.no_grad():
+        ...     _ = layer.bias.add_(1)
+        >>> digest(layer) == before
+        False
+    """
+    return _digest(_tensors(model))
+
+
+def save(model: nn.Module, path: Path, header: Mapping[str, str]) -> None:
+    """Write a model's state dict as safetensors, whole or not at all.
+
+    Args:
+        model: whose weights and buffers to keep.
+        path: the file to write or replace; its folder must exist.
+        header: what to record beside the tensors (`safetensors` keeps text only). `digest` is added, by which
+            `load` recognises a damaged file.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is still there.
+    """
+    tensors = _tensors(model)
+    write_whole(path, to_safetensors(tensors, {**header, "digest": _digest(tensors)}))
+
+
+def load(model: nn.Module, path: Path) -> nn.Module:
+    """Read weights from a file into a model.
+
+    Args:
+        model: the network; it gets the values of the file in its own floating-point type, or is left as it was.
+        path: `.safetensors`, or `.pt`, `.pth`, `.th` as written by `torch.save`, with a state dict or with
+            `{"state_dict": …}`. A prefix `module.` on all names (as `DataParallel` leaves it) is dropped. Counters
+            of batch normalisation (`num_batches_tracked`) may be missing.
+
+    Returns:
+        `model`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, is damaged, or does not fit the model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`weights` must be an existing file, `{path}` is none")
+    if path.suffix == ".safetensors":
+        state = _read_safetensors(path)
+    elif path.suffix in PICKLED:
+        state = _read_pickled(path)
+    else:
+        raise ValueError(f"`weights` must end in .safetensors, {', '.join(PICKLED)}, was `{path.name}`")
+    if _prefixed(state) and not _prefixed(model.state_dict()):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    _check_fit(model, state, path)
+    model.load_state_dict(state, strict=False)  # _check_fit is the strict one, and names all at once
+    return model
+
+
+def cache_folder() -> Path:
+    """Return the folder for files that can be made again.
+
+    `$INTERPEVAL_CACHE`, else `interpeval` in `$XDG_CACHE_HOME`, else `~/.cache/interpeval`. It may not exist yet.
+    """
+    own, shared = os.environ.get("INTERPEVAL_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own).expanduser()
+    return (Path(shared) if shared else Path.home() / ".cache") / "interpeval"
+
+
+def trained(
+    model_class: type[TrainableModel],
+    dataset: Dataset,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> nn.Module:
+    """Return a model trained on a dataset's training part: from the cache, or trained now and kept there.
+
+    The cache file is `models/<model>-<dataset>-<key>.safetensors` in `cache_folder()`. The key stands for the
+    source of the model and of the training loop, the revision of the training part, the recipe and the seed, so
+    that none of them changes without training anew. A damaged file is trained anew with a warning, and a cache
+    that cannot be written costs a warning, not the model.
+
+    Args:
+        model_class: the model; a class of a source file.
+        dataset: any part of the dataset.
+        seed: of the initial weights and of training.
+        device: where to train; the model is returned there.
+        progress: show a progress bar while training.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        TypeError: the source of `model_class` is not in a file.
+    """
+    part, recipe = dataset.with_split("train"), model_class.recipe(dataset.name)
+    facts = {
+        "model": model_class.name,
+        "source": _source_digest(model_class),
+        "dataset": part.name,
+        "revision": part.revision,
+        "recipe": dict(recipe),
+        "seed": seed,
+    }
+    path = cache_folder() / "models" / f"{model_class.name}-{part.name}-{digest_of(facts)}.safetensors"
+    model = training.build(model_class, part, seed)
+    if not _loaded(model, path):
+        training.train(model, part, seed=seed, recipe=recipe, device=device, progress=progress)
+        _keep(model, path, {**facts, "torch": torch.__version__})
+    return model.to(device).eval()
+
+
+def _loaded(model: nn.Module, path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        load(model, path)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"the cached model cannot be used and is trained anew: {error}", stacklevel=3)
+        return False
+    return True
+
+
+def _keep(model: nn.Module, path: Path, facts: Mapping[str, Any]) -> None:
+    header = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(model, path, header)
+    except OSError as error:
+        warnings.warn(f"the trained model cannot be kept in the cache, set INTERPEVAL_CACHE: {error}", stacklevel=3)
+
+
+def _source_digest(model_class: type[TrainableModel]) -> str:
+    """Digest of the files that say how the model is built and trained."""
+    try:
+        own = inspect.getfile(model_class)
+    except (TypeError, OSError) as error:
+        raise TypeError(
+            f"`model_class` must be a class of a source file to be cached, was {model_class!r}; "
+            "use `interpeval.bench.training.build` and `train`"
+        ) from error
+    contents = b"".join(Path(file).read_bytes() for file in (own, inspect.getfile(training)))
+    return hashlib.sha256(contents).hexdigest()[:16]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict as separate contiguous tensors on the CPU (safetensors refuses shared memory)."""
+    return {
+        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            stated = (file.metadata() or {}).get("digest")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except SafetensorError as error:
+        raise ValueError(f"`{path}` is damaged or no safetensors file: {error}") from error
+    if stated is not None and stated != _digest(state):
+        raise ValueError(f"`{path}` is damaged: its tensors do not match the digest in its header")
+    return state
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch warns of either does not matter or ends in an error
+            content = cast("object", torch.load(path, map_location="cpu", weights_only=True))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"`{path}` holds more than tensors, or is damaged; code from a weights file is never run: save "
+            "`model.state_dict()` alone"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(f"`{path}` is damaged or was not written by `torch.save`: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"`{path}` must hold a state dict (names with tensors), was {type(content).__name__}")
+    return cast("dict[str, Tensor]", dict(content))
+
+
+def _prefixed(state: Mapping[str, Tensor]) -> bool:
+    return all(name.startswith("module.") for name in state)
+
+
+def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `ValueError` that names what is missing, too much, or of another shape."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    faults = {
+        "missing": sorted(expected.keys() - given.keys() - counters),
+        "unexpected": sorted(given.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {given[name]} instead of {expected[name]}"
+            for name in sorted(given.keys() & expected.keys())
+            if given[name] != expected[name]
+        ],
+    }
+    found = [f"{kind}: {_shortened(names)}" for kind, names in faults.items() if names]
+    if found:
+        raise ValueError(f"`{path}` does not fit the model `{type(model).__name__}`; {'; '.join(found)}")
+
+
+def _shortened(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

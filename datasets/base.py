@@ -1,0 +1,241 @@
+"""What every dataset hands to the engine: batches of images with labels and, where known, object masks."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .philox import sample_keys
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation per channel, in pixel values of [0, 1], that images were normalised with."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Map `(..., C, H, W)` pixel values in [0, 1] to the model's input space."""
+        mean, std = self._as_tensors(pixels)
+        return (pixels - mean) / std
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Map `(..., C, H, W)` images in the model's input space back to pixel values in [0, 1]."""
+        mean, std = self._as_tensors(images)
+        return images * std + mean
+
+    def _as_tensors(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_tensor(self.mean).view(-1, 1, 1), like.new_tensor(self.std).view(-1, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some samples of a dataset.
+
+    Attributes:
+        ids: `B` stable sample names: they key every random draw and name the sample in every table.
+        images: `(B, C, H, W)` float32, normalised.
+        labels: `(B,)` int64 class indices, or `(B, K)` bool for multi-label data.
+        masks: `(B, H, W)` bool, true on the object that the label names; `None` where the dataset has none.
+            A mask without a true pixel says that this sample has no annotation.
+    """
+
+    ids: tuple[str, ...]
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check that all members speak of the same samples."""
+        size = len(self.ids)
+        if self.images.ndim != 4 or len(self.images) != size:
+            raise ValueError(f"`Batch.images` must be ({size}, C, H, W), was {tuple(self.images.shape)}")
+        if self.labels.ndim not in {1, 2} or len(self.labels) != size:
+            raise ValueError(f"`Batch.labels` must be ({size},) or ({size}, K), was {tuple(self.labels.shape)}")
+        expected = (size, *self.images.shape[-2:])
+        if self.masks is not None and (tuple(self.masks.shape) != expected or self.masks.dtype != torch.bool):
+            raise ValueError(
+                f"`Batch.masks` must be bool {expected}, was {self.masks.dtype} {tuple(self.masks.shape)}"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.ids)
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """The `(B,)` int64 keys that this batch's random numbers are drawn by."""
+        return sample_keys(self.ids, self.images.device)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return this batch with its tensors on `device`."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            masks=None if self.masks is None else self.masks.to(device),
+        )
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Labelled images under stable names, all of one size.
+
+    Members are known without reading every image, so that a run can be planned before it starts.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in the catalog and in every table."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """Which part this is: `"train"` or `"test"`."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """Digest of what is read: two datasets with the same revision hold the same samples."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the class indices."""
+        ...
+
+    @property
+    def normalization(self) -> Normalization:
+        """How pixel values became the model's input; needed for fills and perturbations in pixel space."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of every image."""
+        ...
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether samples come with object masks."""
+        ...
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The name of every sample, in dataset order."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """`(N,)` int64 class index, or `(N, K)` bool, of every sample, in dataset order."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def take(self, indices: Sequence[int]) -> Batch:
+        """Read the samples at these positions."""
+        ...
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Read all samples in order, `size` at a time; the last batch may be smaller."""
+        ...
+
+    def with_split(self, split: str) -> Self:
+        """Return the same dataset's other part."""
+        ...
+
+
+class Arrays(NamedTuple):
+    """A whole small dataset in memory.
+
+    Attributes:
+        ids: N sample names, all different.
+        pixels: `(N, C, H, W)` uint8.
+        labels: `(N,)` int64.
+        masks: `(N, H, W)` bool, or `None`.
+    """
+
+    ids: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    masks: NDArray[np.bool_] | None
+
+
+class ArrayDataset(ABC):
+    """A dataset small enough for memory: a subclass states its facts and says how to `load`.
+
+    Subclasses are frozen dataclasses; their fields (among them `split`) are the configuration. Nothing is read
+    before it is needed.
+    """
+
+    name: ClassVar[str]
+    classes: ClassVar[tuple[str, ...]]
+    normalization: ClassVar[Normalization]
+    image_shape: ClassVar[tuple[int, int, int]]
+    has_masks: ClassVar[bool]
+    split: str
+
+    @abstractmethod
+    def load(self) -> Arrays:
+        """Read or make the samples of this split."""
+
+    def with_split(self, split: str) -> Self:
+        """Return the same dataset's other part."""
+        return replace(self, split=split)  # type: ignore[type-var]  # subclasses are dataclasses
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The samples, read once."""
+        return self.load()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The name of every sample, in dataset order."""
+        return self.arrays.ids
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """`(N,)` int64 class index of every sample."""
+        return torch.from_numpy(self.arrays.labels)
+
+    @cached_property
+    def revision(self) -> str:
+        """SHA-256 over names, pixels, labels and masks, shortened to 16 hexadecimal digits."""
+        arrays, digest = self.arrays, hashlib.sha256()
+        digest.update("\n".join(arrays.ids).encode())
+        for part in (arrays.pixels, arrays.labels, arrays.masks):
+            if part is not None:
+                digest.update(f"{part.dtype.str}{part.shape}".encode())
+                digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.arrays.ids)
+
+    def take(self, indices: Sequence[int]) -> Batch:
+        """Read the samples at these positions."""
+        rows = np.asarray(indices, dtype=np.int64)
+        arrays = self.arrays
+        pixels = torch.from_numpy(arrays.pixels[rows]).float() / 255
+        return Batch(
+            ids=tuple(arrays.ids[row] for row in rows),
+            images=self.normalization.normalize(pixels),
+            labels=torch.from_numpy(arrays.labels[rows]),
+            masks=None if arrays.masks is None else torch.from_numpy(arrays.masks[rows]),
+        )
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Read all samples in order, `size` at a time; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self.take(range(start, min(start + size, len(self))))

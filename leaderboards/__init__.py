@@ -1,0 +1,1 @@
+"""Published numbers: records, their statistics, and the tables made of them."""

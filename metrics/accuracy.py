@@ -1,0 +1,35 @@
+"""Top-1 accuracy: how good the model itself is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .base import Evidence, Metric, Scores, nan_where, status_of
+
+
+@dataclass(frozen=True)
+class Accuracy(Metric):
+    """Top-1 accuracy `[argmax f(x) = y]` of the model, without any explanation; higher is better, in [0, 1].
+
+    A sample is invalid when one of its logits is NaN.
+
+    Example:
+        >>> Accuracy().facts("").higher_is_better
+        True
+    """
+
+    name: ClassVar[str] = "accuracy"
+    version: ClassVar[int] = 1
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    chance: ClassVar[float | None] = None
+    needs: ClassVar[frozenset[str]] = frozenset()
+    reference: ClassVar[str] = ""
+
+    def score(self, evidence: Evidence) -> dict[str, Scores]:
+        """Score every sample of the batch."""
+        logits = evidence.logits
+        invalid = logits.isnan().any(dim=1)
+        correct = (logits.argmax(dim=1) == evidence.targets("label")).double()
+        return {"": Scores(nan_where(correct, invalid), status_of(len(logits), logits.device, invalid=invalid))}

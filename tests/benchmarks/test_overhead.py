@@ -1,0 +1,107 @@
+"""What the engine costs beside the passes of the model that it cannot do without.
+
+`make bench` prints, for each metric, the time of a whole run divided by the time of as many bare forward and backward
+passes as the run counts, in the same micro-batches, measured in turn.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interpeval.bench import evaluate
+from interpeval.bench.micro_batch import auto_size
+from interpeval.bench.passes import PassCounter, Passes
+from interpeval.datasets.base import ArrayDataset, Arrays, Normalization
+
+ROUNDS = 5
+SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Cifar(ArrayDataset):
+    """The first lossless CIFAR-10 test images of the folder of real data."""
+
+    folder: Path
+    split: str = "test"
+
+    name: ClassVar[str] = "cifar_sample"
+    classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    normalization: ClassVar[Normalization] = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    image_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    has_masks: ClassVar[bool] = False
+
+    def load(self) -> Arrays:
+        """Read the images."""
+        with np.load(self.folder / "cifar10" / "test_266_lossless.npz") as file:
+            pixels, labels = file["x"][:SAMPLES], file["y"][:SAMPLES].astype(np.int64)
+        ids = tuple(f"cifar-{index}" for index in range(len(labels)))
+        return Arrays(ids, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels, None)
+
+
+@pytest.fixture(scope="module")
+def loaders(real_data: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("real_data_loaders", real_data / "load.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("metric", ["mask_k_pixels", "self_consistency"])
+def test_overhead_on_a_cifar_resnet(benchmark, loaders: ModuleType, real_data: Path, metric: str) -> None:
+    model, dataset = loaders.load_model("resnet20"), Cifar(real_data)
+    size = auto_size(model, dataset.take([0]).images[0])
+
+    def whole() -> None:
+        evaluate(model, "gradient", dataset, [metric], controls=False, device="cpu")
+
+    with PassCounter(model) as counter:
+        whole()
+    images = dataset.take(range(SAMPLES)).images
+    _report(benchmark, whole, lambda: _bare(model, images, counter.passes, size), counter.passes)
+
+
+def _bare(model: nn.Module, images: Tensor, passes: Passes, size: int) -> None:
+    """As many passes as were counted: those with a gradient, and the forward ones beyond them."""
+    for rows in _portions(passes.backward, size):
+        inputs = images[torch.arange(rows) % len(images)].requires_grad_()
+        torch.autograd.grad(model(inputs).sum(), inputs)
+    with torch.no_grad():
+        for rows in _portions(passes.forward - passes.backward, size):
+            model(images[torch.arange(rows) % len(images)])
+
+
+def _portions(count: int, size: int) -> list[int]:
+    return [min(size, count - start) for start in range(0, count, size)]
+
+
+def _report(benchmark, whole: Callable[[], None], bare: Callable[[], None], passes: Passes) -> None:
+    """Time both in turn, because the machine's speed drifts, and print the median of the ratios."""
+    bare()
+    ratios = []
+    for _ in range(ROUNDS):
+        seconds = []
+        for call in (whole, bare):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+    benchmark.pedantic(whole, rounds=1, iterations=1)
+    benchmark.extra_info["ratio"] = statistics.median(ratios)
+    print(
+        f"\n{passes.forward} forward and {passes.backward} backward passes: whole run / bare passes = "
+        f"{statistics.median(ratios):.3f} (median of {ROUNDS}, {min(ratios):.3f} to {max(ratios):.3f}), "
+        f"{torch.get_num_threads()} threads"
+    )

@@ -1,0 +1,26 @@
+"""Top-1 accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from interpeval.metrics.accuracy import Accuracy
+from interpeval.metrics.base import Status
+from small_subject import see
+
+
+class Fixed(nn.Module):
+    """Gives known logits, whatever it sees."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return `(B, 3)`."""
+        logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 2.0], [-1.0, -3.0, -0.5], [1.0, torch.nan, 0.0], [0, 9, 1]])
+        return logits[: len(inputs)]
+
+
+def test_accuracy_is_the_share_of_right_answers_and_needs_no_explainer() -> None:
+    scores = Accuracy().score(see(None, model=Fixed()))[""]  # labels 0, 1, 2, 0, 1
+    np.testing.assert_equal(scores.values.numpy(), [1.0, 0.0, 1.0, np.nan, 1.0])
+    assert scores.status.tolist() == [0, 0, 0, Status.INVALID, 0]

@@ -1,0 +1,284 @@
+"""Scenes are functions of their names, their masks are exactly what the digit covers, and clutter tells nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from interpeval.datasets.base import Dataset
+from interpeval.datasets.digit_scenes import (
+    DIGIT_SIDES,
+    EDGE_OPACITY,
+    FRAGMENT_REACH,
+    FRAGMENTS,
+    INK_THRESHOLD,
+    OPAQUE_INK,
+    SCENE_SIDE,
+    DigitScenes,
+    Layout,
+    mask_boxes,
+    render,
+    scene_layout,
+)
+from interpeval.datasets.digits import Digits, SourceDigits, source_digits, source_split
+
+SOURCE = load_digits()
+SOME = 150
+
+
+@pytest.fixture(scope="module")
+def scenes() -> DigitScenes:
+    return DigitScenes(split="test")
+
+
+@pytest.fixture(scope="module")
+def layout(scenes: DigitScenes) -> Layout:
+    return scene_layout(scenes.ids, seed=0)
+
+
+def masks_of(scenes: DigitScenes) -> NDArray[np.bool_]:
+    masks = scenes.arrays.masks
+    assert masks is not None
+    return masks
+
+
+def first(layout: Layout, count: int = SOME) -> Layout:
+    return Layout(*(part[:count] for part in layout))
+
+
+def squares(layout: Layout) -> NDArray[np.bool_]:
+    """The square that every scene's digit is enlarged to."""
+    filled = np.zeros((len(layout.digits), SCENE_SIDE, SCENE_SIDE), dtype=np.bool_)
+    for square, (top, left), side in zip(filled, layout.corners, layout.sides, strict=True):
+        square[top : top + side, left : left + side] = True
+    return filled
+
+
+def slow_ink(image: NDArray[np.float64], side: int, row: int, column: int) -> float:
+    """Ink at one pixel of a digit enlarged to `side`: a tent of one source pixel around every source pixel."""
+    y, x = ((place + 0.5) * 8 / side - 0.5 for place in (row, column))
+    return sum(
+        float(image[v, u]) / 16 * max(0.0, 1 - abs(y - v)) * max(0.0, 1 - abs(x - u)) for v in range(8) for u in range(8)
+    )
+
+
+def test_digit_scenes_is_a_dataset_that_tells_its_members_truly(scenes: DigitScenes) -> None:
+    assert isinstance(scenes, Dataset)
+    batch = scenes.take([0, 1])
+    assert tuple(batch.images.shape[1:]) == scenes.image_shape
+    assert batch.masks is not None
+    assert tuple(batch.masks.shape[1:]) == scenes.image_shape[1:]
+    pixels = torch.from_numpy(scenes.arrays.pixels[:2]).double() / 255
+    torch.testing.assert_close(batch.images.double(), pixels * 2 - 1)
+
+
+def test_a_scene_is_labelled_by_the_source_digit_of_its_name(scenes: DigitScenes) -> None:
+    sources = [int(name.split("-")[1]) for name in scenes.ids]
+    assert scenes.labels.tolist() == SOURCE.target[sources].tolist()
+
+
+def test_scenes_divide_the_source_digits_as_the_plain_digits_do() -> None:
+    for split, repetitions in (("train", 10), ("test", 1)):
+        in_scenes = scene_names(split, repetitions)
+        plain = {int(name.split("-")[1]) for name in Digits(split=split).ids}
+        assert {int(name.split("-")[1]) for name in in_scenes} == plain
+        assert len(set(in_scenes)) == len(in_scenes) == repetitions * len(plain)
+    assert not set(source_split()["train"]) & set(source_split()["test"])
+
+
+def scene_names(split: str, repetitions: int) -> tuple[str, ...]:
+    names = DigitScenes(split=split).ids
+    assert {name.split("-")[2] for name in names} == {str(number) for number in range(repetitions)}
+    return names
+
+
+def test_the_mask_is_the_ink_of_the_enlarged_source_digit(scenes: DigitScenes, layout: Layout) -> None:
+    for scene in range(0, 60, 6):
+        top, left = layout.corners[scene]
+        side = int(layout.sides[scene])
+        ink = np.array(
+            [
+                [slow_ink(SOURCE.images[layout.digits[scene]], side, y - top, x - left) for x in range(SCENE_SIDE)]
+                for y in range(SCENE_SIDE)
+            ]
+        )
+        assert np.abs(ink - INK_THRESHOLD).min() > 1e-9, "a tie would make the comparison a matter of rounding"
+        assert np.array_equal(masks_of(scenes)[scene], ink >= INK_THRESHOLD)
+
+
+def test_without_the_digit_the_pixels_of_the_mask_and_no_others_look_different() -> None:
+    for split in source_split():
+        ids = DigitScenes(split=split).arrays.ids[:600]
+        layout = scene_layout(ids, seed=0)
+        with_digit, masks = render(ids, layout, source_digits(), seed=0)
+        without, same_masks = render(ids, layout, source_digits(), seed=0, with_digits=False)
+        assert np.array_equal(masks, same_masks)
+        assert np.array_equal((with_digit != without).any(axis=1), masks)
+        assert not np.array_equal((with_digit != without).any(axis=1), np.roll(masks, 1, axis=2))
+
+
+def test_every_scene_has_a_mask_inside_of_its_square(scenes: DigitScenes, layout: Layout) -> None:
+    masks = masks_of(scenes)
+    assert masks.any(axis=(1, 2)).all()
+    assert not (masks & ~squares(layout)).any()
+    least, most = DIGIT_SIDES
+    assert set(layout.sides.tolist()) == set(range(least, most + 1))
+
+
+def test_the_digit_covers_wholly_where_its_ink_is_strong(scenes: DigitScenes, layout: Layout) -> None:
+    """Opaque pixels show the digit's colour and the camera's noise, whatever lies behind; edge pixels do not."""
+    scene = 0
+    top, left = layout.corners[scene]
+    ink = {
+        (y, x): slow_ink(SOURCE.images[layout.digits[scene]], int(layout.sides[scene]), y - top, x - left)
+        for y, x in np.argwhere(masks_of(scenes)[scene]).tolist()
+    }
+    without, _ = render(scenes.ids[:1], first(layout, 1), source_digits(), seed=0, with_digits=False)
+    digit, ground = (image.astype(float) for image in (scenes.arrays.pixels[scene], without[scene]))
+    opaque = np.array([digit[:, y, x] for (y, x), amount in ink.items() if amount >= OPAQUE_INK])
+    colour = opaque.mean(axis=0)
+    assert np.abs(opaque - colour).max() <= 2 * 0.03 * 255 + 1
+    # An edge pixel is a blend of that colour and what lay there; the noise, in both, cancels in part only.
+    for (y, x), amount in ink.items():
+        share = min(1.0, EDGE_OPACITY + (1 - EDGE_OPACITY) * (amount - INK_THRESHOLD) / (OPAQUE_INK - INK_THRESHOLD))
+        blend = ground[:, y, x] + share * (colour - ground[:, y, x])
+        assert np.abs(digit[:, y, x] - blend).max() <= 2 * 0.03 * 255 + 1
+
+
+def test_boxes_are_tight_around_the_masks(scenes: DigitScenes) -> None:
+    assert scenes.boxes.dtype == np.int64
+    for mask, (x0, y0, x1, y1) in zip(masks_of(scenes), scenes.boxes.tolist(), strict=True):
+        rows, columns = np.nonzero(mask)
+        assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+def test_mask_boxes_of_masks_known_by_hand() -> None:
+    masks = np.zeros((3, 4, 6), dtype=np.bool_)
+    masks[0, 1, 2] = masks[1] = masks[2, 0, 5] = masks[2, 3, 1] = True
+    assert mask_boxes(masks).tolist() == [[2, 1, 3, 2], [0, 0, 6, 4], [1, 0, 6, 4]]
+
+
+def test_a_scene_depends_on_its_name_and_the_seed_alone(scenes: DigitScenes) -> None:
+    order = np.random.default_rng(0).permutation(len(scenes))[:40]
+    ids = [scenes.ids[index] for index in order]
+    pixels, masks = render(ids, scene_layout(ids, seed=0), source_digits(), seed=0)
+    assert np.array_equal(pixels, scenes.arrays.pixels[order])
+    assert np.array_equal(masks, masks_of(scenes)[order])
+    assert DigitScenes(split="test").revision == scenes.revision
+
+
+def test_another_seed_makes_other_scenes_of_the_same_digits(scenes: DigitScenes) -> None:
+    others = DigitScenes(split="test", seed=1)
+    assert others.ids == scenes.ids
+    assert torch.equal(others.labels, scenes.labels)
+    assert others.revision != scenes.revision
+    same = (others.arrays.pixels == scenes.arrays.pixels).reshape(len(scenes), -1).mean(axis=1)
+    assert same.max() < 0.1
+    assert masks_of(others).any(axis=(1, 2)).all()
+
+
+def test_scenes_of_one_digit_differ() -> None:
+    ids = ("scene-0000-0", "scene-0000-1")
+    layout = scene_layout(ids, seed=0)
+    pixels, _ = render(ids, layout, source_digits(), seed=0)
+    assert layout.digits.tolist() == [0, 0]
+    assert (pixels[0] == pixels[1]).mean() < 0.1
+
+
+def test_fragments_are_cut_from_digits_of_other_classes_in_the_same_part() -> None:
+    for split, members in source_split().items():
+        layout = scene_layout(DigitScenes(split=split).ids, seed=0)
+        assert np.isin(layout.fragments, members).all()
+        assert not (SOURCE.target[layout.fragments] == SOURCE.target[layout.digits][:, None]).any()
+
+
+def test_the_clutter_stays_as_it_is_when_all_digits_of_the_class_are_blanked(
+    scenes: DigitScenes, layout: Layout
+) -> None:
+    """What is painted, not only what is listed, comes from other classes; blanking any other class shows."""
+    eights = np.flatnonzero(scenes.labels.numpy() == 8)
+    ids = [scenes.ids[index] for index in eights]
+    of_eights = Layout(*(part[eights] for part in layout))
+
+    def clutter(blanked: int | None) -> NDArray[np.uint8]:
+        images = np.where((source_digits().labels == blanked)[:, None, None], 0, source_digits().images)
+        return render(ids, of_eights, SourceDigits(images, source_digits().labels), seed=0, with_digits=False)[0]
+
+    everything = clutter(None)
+    changed = [int((clutter(label) != everything).any(axis=(1, 2, 3)).sum()) for label in range(10)]
+    assert changed[8] == 0
+    assert min(count for label, count in enumerate(changed) if label != 8) > 0
+
+
+def test_fragments_are_painted_as_many_as_listed_and_never_into_the_square_of_the_digit(
+    scenes: DigitScenes, layout: Layout
+) -> None:
+    ids, part = scenes.ids[:SOME], first(layout)
+    assert set(layout.fragment_count.tolist()) == set(range(FRAGMENTS[0], FRAGMENTS[1] + 1))
+    painted = [
+        render(ids, part._replace(fragment_count=np.minimum(part.fragment_count, count)), source_digits(), seed=0)[0]
+        for count in range(FRAGMENTS[1] + 1)
+    ]
+    for number, (before, after) in enumerate(zip(painted, painted[1:], strict=False)):
+        differ = (before != after).any(axis=1)
+        assert not (differ & squares(part)).any()
+        assert not differ[part.fragment_count <= number].any()
+        assert differ[part.fragment_count > number].any(axis=(1, 2)).mean() > 0.9  # a few lie beyond the border
+        for scene in range(SOME):
+            rows, columns = np.nonzero(differ[scene])
+            away = np.hypot(rows - part.fragment_centers[scene, number, 0], columns - part.fragment_centers[scene, number, 1])
+            assert away.max(initial=0) <= min(FRAGMENT_REACH, part.fragment_sides[scene, number] // 4)
+
+
+def test_a_fragment_is_a_disc_of_the_enlarged_source_digit(scenes: DigitScenes, layout: Layout) -> None:
+    """Painted pixels are those within the disc where the enlarged digit, shifted to its place, has ink."""
+    one = layout._replace(fragment_count=np.ones_like(layout.fragment_count))
+    with_one, _ = render(scenes.ids[:40], first(one, 40), source_digits(), seed=0, with_digits=False)
+    none = layout._replace(fragment_count=np.zeros_like(layout.fragment_count))
+    with_none, _ = render(scenes.ids[:40], first(none, 40), source_digits(), seed=0, with_digits=False)
+    for scene in range(40):
+        image, side = SOURCE.images[layout.fragments[scene, 0]], int(layout.fragment_sides[scene, 0])
+        middle = (layout.fragment_pixels[scene, 0] + 0.5) * side / 8 - 0.5
+        assert image[tuple(layout.fragment_pixels[scene, 0])] > 0
+        painted = {
+            (y, x)
+            for y in range(SCENE_SIDE)
+            for x in range(SCENE_SIDE)
+            if math.hypot(*(offset := np.array((y, x)) - layout.fragment_centers[scene, 0])) <= side // 4
+            and slow_ink(image, side, *(middle + offset)) >= INK_THRESHOLD
+        }
+        differ = np.argwhere((with_one[scene] != with_none[scene]).any(axis=0))
+        assert {tuple(place) for place in differ.tolist()} == painted
+
+
+def test_colours_tell_nothing_about_the_class() -> None:
+    """Mean colours of digit and surroundings: a class explains no more of their variance than chance does."""
+    dataset = DigitScenes(split="train")
+    pixels, masks = dataset.arrays.pixels.astype(float), masks_of(dataset)[:, None]
+    inside = (pixels * masks).sum(axis=(2, 3)) / masks.sum(axis=(2, 3))
+    outside = (pixels * ~masks).sum(axis=(2, 3)) / (~masks).sum(axis=(2, 3))
+    labels = dataset.labels.numpy()
+    assert max(explained(values, labels) for values in (*inside.T, *outside.T)) < chance_level(len(labels))
+    # the area of the ink does tell something, and the same measure notices it
+    assert explained(masks.sum(axis=(1, 2, 3)).astype(float), labels) > 10 * chance_level(len(labels))
+
+
+def explained(values: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Share of the variance that lies between classes."""
+    means = np.array([values[labels == label].mean() for label in range(10)])
+    return float(((means[labels] - values.mean()) ** 2).sum() / ((values - values.mean()) ** 2).sum())
+
+
+def chance_level(count: int) -> float:
+    """The share is chi-square with 9 degrees of freedom over `count`; 27.9 is its 99.9 % point, and six are asked."""
+    return 32.0 / count
+
+
+def test_an_unknown_split_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r'`split` must be "train" or "test", was \'all\''):
+        DigitScenes(split="all")

@@ -1,0 +1,110 @@
+"""The benchmark from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from captum.attr import Saliency
+from toys import Plain, Squares, network, plain_function
+from torch import Tensor, nn
+
+from interpeval.bench import evaluate
+from interpeval.leaderboards.record import COLUMNS
+from interpeval.metrics.content_heatmap import ContentHeatmap
+
+
+class Masks:
+    """A perfect explainer written by hand: bright pixels."""
+
+    reduction = "sum"
+
+    def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        return (inputs > 0.9).all(dim=1, keepdim=True).float()
+
+
+def test_summary_has_the_columns_of_the_leaderboard_and_scores_their_samples() -> None:
+    found = evaluate(network(), Plain(), Squares(), ["content_heatmap"], limit=12)
+    summary, scores = found.summary(), found.scores
+    assert tuple(summary.columns) == COLUMNS
+    row = summary[(summary.explainer == "Plain") & (summary.variant == "")].iloc[0]
+    values = scores[scores.explainer == "Plain"].value
+    assert len(values) == 12
+    assert row["value"] == pytest.approx(values.mean(), abs=1e-12)
+
+
+def test_controls_stand_beside_unless_they_are_not_wanted() -> None:
+    names = {"Plain", "random", "uniform", "center", "edges", "truth"}
+    assert set(evaluate(network(), Plain(), Squares(), [ContentHeatmap()], limit=4).summary().explainer) == names
+    alone = evaluate(network(), Plain(), Squares(), [ContentHeatmap()], limit=4, controls=False)
+    assert set(alone.summary().explainer) == {"Plain"}
+
+
+def test_an_explainer_that_knows_the_answer_beats_chance_by_a_known_amount() -> None:
+    found = evaluate(network(), Masks(), Squares(), ["content_heatmap"], controls=False)
+    assert found.summary()["value"].tolist() == [1.0]
+
+
+def test_functions_classes_and_captum_methods_are_the_same_to_it() -> None:
+    values = [
+        evaluate(network(), one, Squares(), ["content_heatmap"], limit=8, controls=False).scores.value.tolist()
+        for one in (Plain(), Plain, plain_function)
+    ]
+    assert values[0] == values[1] == values[2]
+    saliency = evaluate(network(), Saliency, Squares(), ["content_heatmap"], limit=8, controls=False)
+    gradient = evaluate(network(), "gradient", Squares(), ["content_heatmap"], limit=8, controls=False)
+    assert saliency.scores.value.tolist() == gradient.scores.value.tolist()
+
+
+def test_several_explainers_share_the_samples() -> None:
+    found = evaluate(network(), [Plain(), "gradcam"], Squares(), ["pointing_game"], limit=8, controls=False)
+    counts = found.scores.groupby("explainer").sample_id.agg(list)
+    assert counts["Plain"] == counts["gradcam"] == list(Squares().ids[:8])
+
+
+def test_the_model_is_given_back_in_its_mode() -> None:
+    model = network().train()
+    model[5].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    evaluate(model, "gradient", Squares(), ["self_consistency"], limit=4)
+    assert model.training
+    assert not model[5].training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_model_in_training_mode_is_scored_in_evaluation_mode() -> None:
+    trained, evaluated = network().train(), network().eval()
+    one, other = (
+        evaluate(model, "gradient", Squares(), ["content_heatmap"], limit=8, controls=False).scores
+        for model in (trained, evaluated)
+    )
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_saves_a_store_a_board_and_pictures(tmp_path: Path) -> None:
+    found = evaluate(network(), Plain(), Squares(), limit=8)
+    found.save(tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["gallery.png", "leaderboard.csv", "mask_k_curves.png", "units"]
+    read = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
+    assert len(read) == len(found.summary())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": 3}, TypeError, "`model` must be a torch.nn.Module or a name, was int"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(768, 7))}, ValueError, "7 classes, dataset `squares` has 4"),
+        ({"model": nn.Conv2d(3, 4, 3)}, ValueError, "must return logits"),
+        ({"explainer": 3}, TypeError, "explainer"),
+        ({"metrics": ["nothing"]}, LookupError, "unknown metric `nothing`"),
+        ({"device": "quantum"}, ValueError, "`device` must be"),
+        ({"batch_size": -1}, ValueError, "`batch_size` must be at least 1"),
+    ],
+)
+def test_arguments_that_are_not_what_they_must_be(change: dict[str, object], error: type[Exception], message: str) -> None:
+    arguments = {"model": network(), "explainer": "gradient", "dataset": Squares(), "metrics": ["accuracy"], "limit": 4} | change
+    with pytest.raises(error, match=message):
+        evaluate(**arguments)

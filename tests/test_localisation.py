@@ -1,0 +1,227 @@
+"""What the localisation metrics share: the neighbourhood of a mask, and checks of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from interpeval.datasets.base import Batch
+from interpeval.metrics.content_heatmap import ContentHeatmap, content_heatmap
+from interpeval.metrics.localisation import empty_masks, near_mask, squared_reach, tolerance_in_pixels
+from interpeval.metrics.pointing_game import PointingGame, pointing_game
+from interpeval.metrics.stochastic_pointing_game import StochasticPointingGame, stochastic_pointing_game
+from reference import pointing_game as slow
+from small_subject import FromImage, see
+
+FUNCTIONS = [pointing_game, stochastic_pointing_game, content_heatmap]
+TOLERANCES = [0.25, 1.0, 1.25, 1.5, 2.0, 2.25, 3.0, 3.75, 5.0, 7.0, 15 * 28 / 224, 15 * 64 / 224, 60.0]
+
+
+def one_pixel(size: int, y: int, x: int) -> Tensor:
+    mask = torch.zeros(1, size, size, dtype=torch.bool)
+    mask[0, y, x] = True
+    return mask
+
+
+@given(
+    seed=st.integers(0, 1000), height=st.integers(1, 14), width=st.integers(1, 14), count=st.integers(1, 19),
+    share=st.sampled_from([0.0, 0.02, 0.2, 1.0]), tolerance=st.sampled_from(TOLERANCES), inclusive=st.booleans(),
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_near_mask_is_its_definition(
+    seed: int, height: int, width: int, count: int, share: float, tolerance: float, inclusive: bool
+) -> None:
+    """Any number of masks (eight share a byte), any shape, and discs larger than the image."""
+    mask = torch.rand(count, height, width, generator=torch.Generator().manual_seed(seed)) < share
+    expected = [slow.near_mask(each, tolerance, inclusive=inclusive) for each in mask.numpy()]
+    np.testing.assert_array_equal(near_mask(mask, tolerance, inclusive=inclusive).numpy(), expected)
+
+
+@pytest.mark.parametrize("offset", [(9, 12), (12, 9), (0, 15), (15, 0), (-9, 12), (-12, -9), (0, -15)])
+def test_a_distance_of_exactly_the_tolerance_counts_only_if_inclusive(offset: tuple[int, int]) -> None:
+    mask = one_pixel(40, 20, 20)
+    y, x = 20 + offset[0], 20 + offset[1]
+    assert not near_mask(mask, 15.0)[0, y, x]
+    assert near_mask(mask, 15.0, inclusive=True)[0, y, x]
+    assert near_mask(mask, float(np.nextafter(15.0, 16.0)))[0, y, x]
+    assert not near_mask(mask, float(np.nextafter(15.0, 14.0)), inclusive=True)[0, y, x]
+
+
+def test_the_neighbourhood_is_a_disc_not_a_square() -> None:
+    """Gauss' circle problem: 709 pixels with `dy² + dx² <= 15²`, 12 of them with equality; a square would hold 841."""
+    assert near_mask(one_pixel(40, 20, 20), 15.0, inclusive=True).sum() == 709
+    assert near_mask(one_pixel(40, 20, 20), 15.0).sum() == 709 - 12
+
+
+def test_tolerance_1_is_the_mask_itself_and_2_is_more() -> None:
+    mask = torch.rand(9, 11, 13, generator=torch.Generator().manual_seed(1)) < 0.1
+    assert torch.equal(near_mask(mask, 1.0), mask)
+    assert near_mask(mask, 2.0).sum() > mask.sum()
+
+
+def test_near_mask_of_a_transposed_view_is_the_transposed_result() -> None:
+    mask = torch.rand(9, 11, 13, generator=torch.Generator().manual_seed(1)) < 0.02
+    assert torch.equal(near_mask(mask.transpose(1, 2), 3.5), near_mask(mask, 3.5).transpose(1, 2))
+
+
+def test_squared_reach_is_exact_for_fractional_tolerances() -> None:
+    """2.5² = 6.25: 6 is below under both rules; √5 as a float64 is a little above the true root, so 5 is below it."""
+    assert squared_reach(2.5, (99, 99)) == squared_reach(2.5, (99, 99), inclusive=True) == 6
+    assert squared_reach(5**0.5, (99, 99)) == 5
+    assert squared_reach(1e300, (3, 4)) == 25
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((224, 224), 15), ((448, 600), 30), ((28, 28), 1.875), ((300, 112), 7.5)]
+)
+def test_the_default_tolerance_scales_with_the_shorter_side(size: tuple[int, int], expected: float) -> None:
+    mask = torch.zeros(1, *size, dtype=torch.bool)
+    assert tolerance_in_pixels(None, mask) == expected
+    assert tolerance_in_pixels(15.0, mask) == 15.0
+
+
+def test_empty_masks_are_found() -> None:
+    mask = torch.zeros(3, 4, 5, dtype=torch.bool)
+    mask[1, 3, 4] = True
+    assert empty_masks(mask).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_impossible_tolerance_is_refused(tolerance: float) -> None:
+    heatmap, mask = torch.zeros(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)
+    for call in (pointing_game, stochastic_pointing_game):
+        with pytest.raises(ValueError, match="`tolerance` must be a positive finite number"):
+            call(heatmap, mask, tolerance=tolerance)  # type: ignore[operator]
+    for metric in (PointingGame, StochasticPointingGame):
+        with pytest.raises(ValueError, match="`tolerance` must be a positive finite number"):
+            metric(tolerance=tolerance)
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("heatmap", "mask", "error", "message"),
+    [
+        (torch.zeros(1, 4, 4, dtype=torch.uint8), torch.ones(1, 4, 4).bool(), TypeError, "`heatmap`.*torch.uint8"),
+        (torch.zeros(1, 4, 4, dtype=torch.bool), torch.ones(1, 4, 4).bool(), TypeError, "`heatmap`.*torch.bool"),
+        (np.zeros((1, 4, 4)), torch.ones(1, 4, 4).bool(), TypeError, "`heatmap`.*ndarray"),
+        (torch.zeros(1, 4, 4), torch.ones(1, 4, 4), TypeError, "`mask`.*torch.float32"),
+        (torch.zeros(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.uint8), TypeError, "`mask`.*torch.uint8"),
+        (torch.zeros(1, 4, 4), np.ones((1, 4, 4), dtype=bool), TypeError, "`mask`.*ndarray"),
+        (torch.zeros(1, 4, 4), torch.ones(1, 4, 5).bool(), ValueError, r"`mask`.*\(1, 4, 4\).*\(1, 4, 5\)"),
+        (torch.zeros(2, 4, 4), torch.ones(1, 4, 4).bool(), ValueError, r"`mask`.*\(2, 4, 4\).*\(1, 4, 4\)"),
+        (torch.zeros(1, 3, 4, 4), torch.ones(1, 4, 4).bool(), ValueError, r"`heatmap` must be \(B, H, W\)"),
+        (torch.zeros(4, 4), torch.ones(4, 4).bool(), ValueError, r"`heatmap` must be \(B, H, W\)"),
+        (torch.zeros(1, 0, 4), torch.ones(1, 0, 4).bool(), ValueError, r"`heatmap` must be \(B, H, W\)"),
+    ],
+)
+def test_wrong_inputs_are_named(
+    call: Callable[..., Tensor], heatmap: Tensor, mask: Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call(heatmap, mask)
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_any_floating_type_scores_as_its_float64_copy(call: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    heatmap = torch.randn(4, 20, 20, generator=generator).to(dtype)
+    mask = torch.rand(4, 20, 20, generator=generator) < 0.1
+    result = call(heatmap, mask, **({} if call is content_heatmap else {"tolerance": 2.0}))
+    expected = call(heatmap.double(), mask, **({} if call is content_heatmap else {"tolerance": 2.0}))
+    assert result.dtype == torch.float64
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+def test_a_batch_of_no_samples_has_no_scores(call: Callable[..., Tensor]) -> None:
+    assert call(torch.zeros(0, 5, 5), torch.zeros(0, 5, 5, dtype=torch.bool)).tolist() == []
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+def test_faulty_rows_leave_the_others_bit_for_bit_as_they_were(call: Callable[..., Tensor]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    heatmap = torch.rand(12, 20, 20, generator=generator)
+    mask = torch.rand(12, 20, 20, generator=generator) < 0.01
+    mask[:, 7, 7] = True
+    clean = call(heatmap, mask)
+    heatmap[1, 3, 4], heatmap[4, 0, 0], heatmap[9, 19, 19] = torch.nan, torch.inf, -torch.inf
+    mask[6] = False
+    result = call(heatmap, mask)
+    faulty = torch.tensor([1, 4, 6, 9])
+    sound = torch.tensor([i for i in range(12) if i not in faulty])
+    assert not clean.isnan().any()
+    assert result[faulty].isnan().all()
+    assert torch.equal(result[sound], clean[sound])
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+def test_scores_depend_on_their_own_row_only(call: Callable[..., Tensor]) -> None:
+    """Bit for bit, in any order and batch. Large maps: sums over 50 000 pixels are where torch's order may change."""
+    generator = torch.Generator().manual_seed(6)
+    heatmap = torch.randn(11, 200, 250, generator=generator)
+    heatmap[4] = 1.0
+    mask = torch.rand(11, 200, 250, generator=generator) < 0.001
+    whole = call(heatmap, mask)
+    alone = torch.cat([call(heatmap[i : i + 1], mask[i : i + 1]) for i in range(11)])
+    pairs = torch.cat([call(heatmap[i : i + 2], mask[i : i + 2]) for i in range(0, 11, 2)])
+    assert torch.equal(whole, alone)
+    assert torch.equal(whole, pairs)
+    assert torch.equal(whole.flip(0), call(heatmap.flip(0), mask.flip(0)))
+    assert not torch.equal(whole, call(heatmap, mask.flip(0)))  # a score that ignores its row would pass the above
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+def test_scores_ignore_positive_scaling_but_not_the_sign(call: Callable[..., Tensor]) -> None:
+    generator = torch.Generator().manual_seed(7)
+    heatmap = torch.randn(5, 20, 20, generator=generator, dtype=torch.float64)
+    mask = torch.rand(5, 20, 20, generator=generator) < 0.05
+    options = {} if call is content_heatmap else {"tolerance": 2.0}
+    for scale in (3.0, 1e-300, 1e300):
+        torch.testing.assert_close(call(heatmap * scale, mask, **options), call(heatmap, mask, **options))
+    assert not torch.allclose(call(-heatmap, mask, **options), call(heatmap, mask, **options))
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+def test_scores_turn_with_map_and_mask(call: Callable[..., Tensor]) -> None:
+    """Ties included: half of the maps have few distinct values."""
+    generator = torch.Generator().manual_seed(8)
+    heatmap = torch.randn(8, 30, 25, generator=generator)
+    heatmap[::2] = heatmap[::2].round()
+    mask = torch.rand(8, 30, 25, generator=generator) < 0.03
+    options = {} if call is content_heatmap else {"tolerance": 2.5}
+    turned = call(heatmap.flip(1, 2), mask.flip(1, 2), **options)
+    torch.testing.assert_close(turned, call(heatmap, mask, **options), atol=1e-12, rtol=0)
+    assert not torch.allclose(call(heatmap.flip(1, 2), mask, **options), turned)
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+@pytest.mark.parametrize("tolerance", [1.0, 3.5])
+def test_the_mask_as_map_scores_1(call: Callable[..., Tensor], tolerance: float) -> None:
+    mask = torch.rand(9, 30, 40, generator=torch.Generator().manual_seed(9)) < 0.1
+    options = {} if call is content_heatmap else {"tolerance": tolerance}
+    assert call(mask.float(), mask, **options).tolist() == [1.0] * 9
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+@pytest.mark.parametrize("tolerance", [1.0, 3.5])
+def test_a_constant_map_scores_the_area_near_the_mask(call: Callable[..., Tensor], tolerance: float) -> None:
+    mask = torch.rand(9, 30, 40, generator=torch.Generator().manual_seed(9)) < 0.01
+    options = {} if call is content_heatmap else {"tolerance": tolerance}
+    region = mask if call is content_heatmap else near_mask(mask, tolerance)
+    area = region.flatten(1).double().mean(dim=1)
+    torch.testing.assert_close(call(torch.full((9, 30, 40), 0.3), mask, **options), area, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("metric", [PointingGame(), StochasticPointingGame(), ContentHeatmap()])
+def test_metrics_refuse_samples_without_masks(metric: PointingGame) -> None:
+    evidence = see(FromImage(lambda inputs: inputs[:, :1]))
+    batch = Batch(evidence.batch.ids, evidence.batch.images, evidence.batch.labels)
+    with pytest.raises(ValueError, match="`batch.masks` must be given"):
+        metric.score(see(FromImage(lambda inputs: inputs[:, :1]), batch=batch))
