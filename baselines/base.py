@@ -113,7 +113,9 @@ def heatmap(attributions: Tensor, size: tuple[int, int], reduction: Reduction, *
         maps = attributions.sum(dim=1, keepdim=True)
     elif reduction == "none":
         if attributions.shape[1] != 1:
-            raise ValueError(f'`reduction="none"` needs one channel, got {attributions.shape[1]}; use "sum" or "max_abs"')
+            raise ValueError(
+                f'`reduction="none"` needs one channel, got {attributions.shape[1]}; use "sum" or "max_abs"'
+            )
         maps = attributions
     else:
         raise ValueError(f'`reduction` must be "max_abs", "sum" or "none", was {reduction!r}')

@@ -39,8 +39,8 @@ class Site(nn.Module):
     Args:
         image_shape: `(C, H, W)`; `H` and `W` must be multiples of 4. The network takes this size only.
         n_classes: number of logits.
-        width: channels of the first layer, an even number. The published network has 32: 1,365,472 parameters
-            for `(1, 28, 28)` and ten classes.
+        width: channels of the first layer, an even number. The published network has 32, which makes 1,365,472
+            parameters for `(1, 28, 28)` and ten classes; half of it trains faster and is enough for small data.
 
     Raises:
         ValueError: a size or `width` is not as stated.
@@ -60,7 +60,7 @@ class Site(nn.Module):
     cam_layer: ClassVar[str] = "extractor.relu2"
     """The extractor's feature map of a quarter of the image's side, for Grad-CAM."""
 
-    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, *, width: int = 32) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, *, width: int = 16) -> None:
         super().__init__()
         channels, height, side = image_shape
         if height % 4 or side % 4 or min(image_shape) < 1:
@@ -76,8 +76,8 @@ class Site(nn.Module):
     @classmethod
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
         """Return how to train on a dataset; `prototype_weight` is the w of the loss."""
-        epochs = 40 if dataset_name == "digits" else 20
-        return {"epochs": epochs, "batch_size": 64, "learning_rate": 4e-3, "prototype_weight": 10.0}
+        epochs = 55 if dataset_name == "digits" else 20  # the digits are few: 1258
+        return {"epochs": epochs, "batch_size": 32, "learning_rate": 0.01, "prototype_weight": 10.0}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return `(B, K)` logits of `(B, C, H, W)` inputs.
@@ -97,7 +97,7 @@ class Site(nn.Module):
         if tuple(inputs.shape[1:]) != self.image_shape:
             raise ValueError(f"`inputs` must be (B, {_text(self.image_shape)}), was ({_text(inputs.shape)})")
         features = self.extractor(inputs).repeat(1, self.n_classes, 1, 1)
-        return self.generators(features).view(len(inputs), self.n_classes, *self.image_shape)
+        return self.generators(features).reshape(len(inputs), self.n_classes, *self.image_shape)
 
     def training_loss(self, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the loss of one batch (see the class) and its `(B, K)` logits, both of transformed images.

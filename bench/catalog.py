@@ -17,7 +17,7 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -187,7 +187,7 @@ def _import_module(place: str, text: str) -> Any:
 
 
 @contextmanager
-def _failing_as(message: str) -> Iterator[None]:
+def _failing_as(message: str) -> Generator[None]:
     """Turn whatever a stranger's module raises while it is imported into one kind of error."""
     try:
         yield
@@ -206,7 +206,9 @@ def _member(module: Any, attribute: str, text: str) -> Any:
 def _import_file(path: Path) -> Any:
     if not os.path.isfile(path):  # noqa: PTH113  # `Path.is_file` raises for names that no file can have
         raise UnknownNameError(f"file `{path}` does not exist (looked in {Path.cwd()})")
-    name = f"interpeval_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    # An edited file is another module: whoever edits and runs again in one process must not get the old code.
+    place = f"{path.resolve()}\n".encode() + path.read_bytes()
+    name = f"interpeval_file_{path.stem}_{hashlib.sha256(place).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

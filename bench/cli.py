@@ -52,7 +52,9 @@ def list_command(kind: str | None, as_json: bool) -> None:
 @click.option("--dataset", metavar="D", help="Dataset, such as `digit_scenes`.")
 @click.option("--model", metavar="M[@weights]", help="Model, such as `cifar_cnn`, with weights of your own after `@`.")
 @click.option("--explainer", "explainers", metavar="E", multiple=True, help="Explainer; repeat for several.")
-@click.option("--metric", "metrics", metavar="K", multiple=True, help="Metric; repeat for several. Default: all that apply.")
+@click.option(
+    "--metric", "metrics", metavar="K", multiple=True, help="Metric; repeat for several. Default: all that apply."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Use the first N samples only.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every draw. [default: 0]")
 @click.option("--batch-size", default="auto", show_default=True, help="Rows per call of the model; changes no value.")
@@ -87,7 +89,9 @@ def run_command(suite: str | None, batch_size: str, device: str, out: Path | Non
 
 @main.command("scores")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("scores.csv"), show_default=True, help="File to write.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("scores.csv"), show_default=True, help="File to write."
+)
 def scores_command(folder: Path, out: Path) -> None:
     """Write the per-sample scores of a run as CSV."""
     results = _guarded(lambda: _load(folder))
@@ -105,7 +109,8 @@ def status_command(folder: Path) -> None:
     rows, content = _guarded(lambda: _progress(folder))
     click.echo(tabulate(rows, headers="keys", tablefmt="simple"))
     finished, planned = sum(row["finished"] for row in rows), sum(row["units"] for row in rows)
-    click.echo(f"\n{finished} of {planned} units finished; started {content['started']}, ended {content['finished'] or 'not yet'}")
+    ended = content["finished"] or "not yet"
+    click.echo(f"\n{finished} of {planned} units finished; started {content['started']}, ended {ended}")
     for failure in content["failures"]:
         click.echo(f"failed: {failure['explainer'] or failure['model']}: {failure['message']}")
 
@@ -121,7 +126,9 @@ def _suite(name: str | None, options: dict[str, Any]) -> Suite:
     base = load_suite(name or "quickstart")
     if made:
         first = _first_of(base, given)
-        suite = Suite(name=_folder_name(given), seed=base.seed, experiments=(first.model_copy(update={"limit": None} | given),))
+        suite = Suite(
+            name=_folder_name(given), seed=base.seed, experiments=(first.model_copy(update={"limit": None} | given),)
+        )
     else:
         suite = base.model_copy(
             update={"experiments": tuple(Experiment.model_copy(one, update=given) for one in base.experiments)}
@@ -131,6 +138,7 @@ def _suite(name: str | None, options: dict[str, Any]) -> Suite:
 
 def _first_of(base: Suite, given: dict[str, Any]) -> Any:
     """Return the experiment of the quickstart that fits the dataset or model asked for best."""
+
     def fit(one: Any) -> int:
         return sum(getattr(one, key) == given[key] for key in ("dataset", "model") if key in given)
 
@@ -199,7 +207,8 @@ def _report(outcome: Outcome, folder: Path) -> None:
         subject = failure.about["explainer"] or failure.about["model"]
         click.echo(f"  {failure.about['dataset']} · {subject}: a unit failed: {_printable(failure.message)}")
     reused = f", {outcome.reused} of its samples taken from earlier work" if outcome.reused else ""
-    click.echo(f"\n{outcome.seconds:.0f} s{reused}. In {folder}: leaderboard.csv, run.json, gallery.png, mask_k_curves.png, units/")
+    made = "leaderboard.csv, run.json, gallery.png, mask_k_curves.png, units/"
+    click.echo(f"\n{outcome.seconds:.0f} s{reused}. In {folder}: {made}")
 
 
 def _printable(text: str) -> str:
@@ -249,7 +258,9 @@ def _jsonable(value: Any) -> Any:
 
 def _aligned(name: str, summary: str, width: int) -> str:
     lines = textwrap.wrap(summary, 100 - width) or [""]
-    return "\n".join(f"  {label:{width}}  {line}" for label, line in zip([name, *[""] * len(lines)], lines, strict=False))
+    return "\n".join(
+        f"  {label:{width}}  {line}" for label, line in zip([name, *[""] * len(lines)], lines, strict=False)
+    )
 
 
 if __name__ == "__main__":

@@ -38,8 +38,7 @@ class Distractors:
     def images(self, batch: Batch, count: int) -> Tensor:
         """Return `(B, count, C, H, W)` images for the samples of `batch`, on its device."""
         positions = [
-            self._positions(key, label, count)
-            for key, label in zip(batch.keys.cpu(), batch.labels.cpu(), strict=True)
+            self._positions(key, label, count) for key, label in zip(batch.keys.cpu(), batch.labels.cpu(), strict=True)
         ]
         flat = [int(position) for row in positions for position in row]
         images = self.dataset.take(flat).images

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import platform
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from ..metrics.base import Metric, Scores, Status, invalid_maps
-from .evidence import Fault, ModelEvidence
+from ..metrics.base import Metric, Scores, Status, TargetRule, invalid_maps
+from .asking import Fault
+from .evidence import ModelEvidence
 from .micro_batch import MicroBatch, auto_size
 from .plan import Plan, Row, configuration_text
 from .store import MetricResult, Store, Unit
@@ -48,7 +49,7 @@ class Options:
     batch_size: int | None = None
     existing: Existing = "skip"
     keep_attributions: bool = False
-    on_unit: Callable[[Row, int], None] = field(default=lambda row, samples: None)
+    on_unit: Callable[[Row, int], None] | None = None
 
     def __post_init__(self) -> None:
         """Check what was asked for before anything is started."""
@@ -56,7 +57,9 @@ class Options:
             MicroBatch(self.batch_size)
 
 
-def score(row: Row, shard: range, metrics: Mapping[str, Metric], options: Options, known: Mapping[str, Tensor]) -> Unit:
+def score(
+    row: Row, shard: range, metrics: Mapping[str, Metric], options: Options, known: Mapping[TargetRule, Tensor]
+) -> Unit:
     """Score the samples of a shard with some metrics.
 
     Args:
@@ -75,7 +78,7 @@ def score(row: Row, shard: range, metrics: Mapping[str, Metric], options: Option
     ) as evidence:  # fmt: skip
         evidence.prepare()
         results = {key: _measure(metric, evidence) for key, metric in metrics.items()}
-        previews = {} if row.explainer is None else _previews(row, shard, evidence)
+        previews = {} if row.explainer is None else _previews(shard, evidence)
     return Unit(
         key=row.key(shard),
         about={**row.about, **versions(), "device": device_name(options.device)},
@@ -84,7 +87,7 @@ def score(row: Row, shard: range, metrics: Mapping[str, Metric], options: Option
         metrics=results,
         faults=tuple(vars(fault) for fault in evidence.faults),
         previews=previews,
-        attributions=evidence.computed_attributions() if options.keep_attributions else {},
+        attributions={**evidence.computed_attributions()} if options.keep_attributions else {},
     )
 
 
@@ -98,7 +101,8 @@ def drain(plans: Sequence[Plan], store: Store | None, options: Options) -> Itera
         for row in plan.rows:
             for shard in row.shards:
                 yield _finish(row, shard, store, options)
-                options.on_unit(row, len(shard))
+                if options.on_unit is not None:
+                    options.on_unit(row, len(shard))
 
 
 def versions() -> dict[str, str]:
@@ -124,7 +128,7 @@ def _finish(row: Row, shard: range, store: Store | None, options: Options) -> li
     missing = {key: metric for key, metric in row.metrics.items() if key not in found}
     if not missing:
         return done
-    known = next((unit.attributions for unit in done if unit.attributions), {})
+    known = cast("Mapping[TargetRule, Tensor]", next((unit.attributions for unit in done if unit.attributions), {}))
     try:
         unit = score(row, shard, missing, options, known)
     except Exception as error:  # noqa: BLE001  # one unit's failure is not the end of the run
@@ -165,8 +169,8 @@ def _all_invalid(size: int) -> Scores:
     )
 
 
-def _previews(row: Row, shard: range, evidence: ModelEvidence) -> dict[str, Tensor]:
-    """Keep what the gallery shows of the row's first samples."""
+def _previews(shard: range, evidence: ModelEvidence) -> dict[str, Tensor]:
+    """Keep what the gallery shows of the first samples of a row."""
     count = min(PREVIEWS - shard.start, len(shard))
     if count <= 0:
         return {}
@@ -182,7 +186,7 @@ def _previews(row: Row, shard: range, evidence: ModelEvidence) -> dict[str, Tens
 
 
 @contextmanager
-def _exact_arithmetic(device: torch.device) -> Iterator[None]:
+def _exact_arithmetic(device: torch.device) -> Generator[None]:
     """Keep the GPU from trading precision or repeatability for speed, so that devices agree."""
     if device.type != "cuda":
         yield

@@ -92,8 +92,8 @@ class _WatchedTensor:
         self.copy = self.data.clone()
         self.requires_grad = tensor.requires_grad
         self.is_leaf = tensor.is_leaf
-        self.grad = tensor.grad
-        self.grad_copy = None if tensor.grad is None else tensor.grad.detach().clone()
+        self.grad = _gradient(tensor)
+        self.grad_copy = None if self.grad is None else self.grad.detach().clone()
 
     def restore(self) -> list[str]:
         found = {
@@ -118,7 +118,7 @@ class _WatchedTensor:
         return changed
 
     def _restore_grad(self) -> bool:
-        if self.tensor.grad is self.grad and (
+        if _gradient(self.tensor) is self.grad and (
             self.grad is None or self.grad_copy is None or _same(self.grad.detach(), self.grad_copy)
         ):
             return False
@@ -133,6 +133,10 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     if not type(module).__module__.startswith("torch.nn."):
         return {name: vars(module).get(name) for name in ("training", _HOOK_KIND)}
     return {name: value for name, value in vars(module).items() if value is None or isinstance(value, _PLAIN)}
+
+
+def _gradient(tensor: Tensor) -> Tensor | None:
+    return tensor.grad if tensor.is_leaf else None  # torch warns of being asked for any other
 
 
 def _same(tensor: Tensor, copy: Tensor) -> bool:

@@ -25,6 +25,11 @@ class MicroBatch:
         if size < 1:
             raise ValueError(f"`batch_size` must be at least 1, was {size}")
         self.size = size
+        self._multiple = _MULTIPLE
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """Fill a batch up with `pad_rows`, unless memory is too short even for eight rows."""
+        return pad_rows(rows, self._multiple)
 
     def run(
         self, count: int, call: Callable[[Tensor], Result], device: torch.device
@@ -36,19 +41,21 @@ class MicroBatch:
             try:
                 result = call(rows)
             except torch.OutOfMemoryError:
-                if len(rows) == 1:
+                if len(rows) == 1 and self._multiple == 1:
                     raise
             else:
                 yield rows, result
                 start += len(rows)
                 continue
             # Not in the handler: until it is left, the error keeps alive what the failed call had allocated.
-            self.size = len(rows) // 2
+            self.size = max(1, len(rows) // 2)
+            if self.size < _MULTIPLE:
+                self._multiple = 1
             torch.cuda.empty_cache()
 
 
-def pad_rows(rows: Tensor) -> Tensor:
-    """Repeat the last row until the number of rows is a multiple of eight.
+def pad_rows(rows: Tensor, multiple: int = _MULTIPLE) -> Tensor:
+    """Repeat the last row until the number of rows is a multiple of eight, or of another number.
 
     Convolutions and matrix products take other code paths for a handful of rows, and other paths round differently.
     On the CPU the results for a row are the same to the bit in every batch whose size is a multiple of eight
@@ -59,7 +66,7 @@ def pad_rows(rows: Tensor) -> Tensor:
         >>> pad_rows(torch.arange(9)).tolist()
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8, 8, 8, 8, 8]
     """
-    missing = -len(rows) % _MULTIPLE
+    missing = -len(rows) % multiple
     return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 

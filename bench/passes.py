@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -68,7 +68,7 @@ class PassCounter:
         self._handles = []
 
     @contextmanager
-    def discounting(self, count: int, padded: int) -> Iterator[None]:
+    def discounting(self, count: int, padded: int) -> Generator[None]:
         """Count only `count` of every `padded` rows that pass through the model inside: the others fill up a batch."""
         before = self.passes
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -66,7 +66,7 @@ def check_model_name(text: str) -> None:
         check_name("models", parse(name))
     elif weight_file is None:
         raise ValueError(
-            f"model `{text}` needs weights: write `{text}@FILE` with a file of its state dictionary (nothing is downloaded)"
+            f"model `{text}` needs weights: write `{text}@FILE` (a state dictionary; nothing is downloaded)"
         )
     if weight_file is not None and not weight_file.is_file():
         raise FileNotFoundError(f"weights file `{weight_file}` of model `{name}` does not exist")
@@ -83,7 +83,7 @@ def resolve_model(text: str, dataset: Dataset, *, seed: int, device: torch.devic
     if spec.name in entries("models"):
         module = _built_in(load("models", spec), dataset, weight_file, seed=seed, device=device, progress=progress)
     else:
-        module = _factory(spec)(**spec.params)
+        module = _made(spec)
         if weight_file is not None:
             weights.load(module, weight_file)
     return as_model(module, dataset, name=_label(spec), device=device)
@@ -138,25 +138,24 @@ def _built_in(
     return module
 
 
-def _factory(spec: Spec) -> Callable[..., nn.Module]:
+def _made(spec: Spec) -> nn.Module:
+    """Return the network that a place names, made by its factory."""
     if spec.name.startswith("torchvision:"):
-        return _torchvision(spec.name.removeprefix("torchvision:"))
+        return _torchvision(spec.name.removeprefix("torchvision:"), spec.params)
     factory = load("models", spec)
     if isinstance(factory, nn.Module):
-        return lambda: factory
-    if not callable(factory):
-        raise TypeError(f"`{spec.name}` must be a function or class that returns a torch.nn.Module")
-    return factory
+        return factory
+    return cast("nn.Module", _construct(factory, spec, "model"))
 
 
-def _torchvision(name: str) -> Callable[..., nn.Module]:
+def _torchvision(name: str, params: Mapping[str, Any]) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         raise UnknownNameError(f"torchvision has no classifier `{name}`: did you mean {', '.join(near) or known[0]}?")
-    return lambda **params: models.get_model(name, weights=None, **params)
+    return models.get_model(name, weights=None, **params)
 
 
 def _label(spec: Spec) -> str:
@@ -183,8 +182,12 @@ def _construct(factory: Any, spec: Spec, what: str) -> Any:
 
 def _check_classes(module: nn.Module, dataset: Dataset, device: torch.device) -> None:
     image = dataset.take([0]).images.to(device)
-    with torch.no_grad():
-        logits = module(image)
+    try:
+        with torch.no_grad():
+            logits = module(image)
+    except Exception as error:
+        message = f"`model` cannot take an image {tuple(image.shape)} of dataset `{dataset.name}`: {error}"
+        raise ValueError(" ".join(message.split())) from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"`model` must return logits (B, K), returned {found} for an image {tuple(image.shape)}")

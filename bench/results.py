@@ -69,13 +69,13 @@ class Results:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """One row per sample, metric, variant and step: `dataset, sample_id, model, explainer, …, value, status, mc_se`."""
+        """One row per sample, metric, variant and step, with the columns `SCORE_COLUMNS`."""
         frames = [_frame(series) for series in self.series]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(SCORE_COLUMNS))
 
     @property
     def faults(self) -> list[Mapping[str, Any]]:
-        """What explainers did wrong: `{"dataset", "model", "explainer", "kind", "message", "ids"}`, joined over units."""
+        """What explainers did wrong, joined over units: dataset, model, explainer, kind, message, ids."""
         joined: dict[tuple[str, ...], dict[str, None]] = defaultdict(dict)
         names = ("dataset", "model", "explainer")
         for unit in self.units:
@@ -152,7 +152,12 @@ def _series(parts: Sequence[_Part], variant: str) -> Series:
         chance=fact[1],
         seconds=sum(part.result.seconds for part in parts),
         passes=sum(part.result.passes for part in parts),
-        ids=tuple(name for part, kept in zip(parts, rows, strict=True) for name, k in zip(part.unit.ids, kept, strict=True) if k),
+        ids=tuple(
+            name
+            for part, kept in zip(parts, rows, strict=True)
+            for name, k in zip(part.unit.ids, kept, strict=True)
+            if k
+        ),
         values=np.concatenate(values)[keep],
         status=np.concatenate(status)[keep],
         variance=None if variance[0] is None else np.concatenate(variance)[keep],

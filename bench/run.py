@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,9 @@ def run(suite: Suite, folder: Path, options: Options, *, command: str = "") -> O
     store = Store(folder)
     reused = _count_finished(plans, store) if options.existing != "redo" else 0
     if reused and options.existing == "fail":
-        raise ExistingError(f"`{folder}` holds finished work of this run; choose another --out, or --existing skip or redo")
+        raise ExistingError(
+            f"`{folder}` holds finished work of this run; choose another --out, or --existing skip or redo"
+        )
     manifest = Manifest.begin(folder, suite, plans, options, command)
     failures = _drain(plans, store, options)
     results = manifest.results(store)
@@ -206,9 +208,7 @@ def _resolve(experiment: Experiment) -> _Parts:
 
 def _plan(parts: _Parts, seed: int, options: Options) -> Plan:
     model = resolve_model(parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True)
-    return make_plan(
-        parts.dataset, model, parts.explainers, parts.metrics, seed=seed, limit=parts.experiment.limit
-    )
+    return make_plan(parts.dataset, model, parts.explainers, parts.metrics, seed=seed, limit=parts.experiment.limit)
 
 
 def _check_folder(folder: Path) -> None:
@@ -237,7 +237,7 @@ def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failur
             bar.set_postfix_str(f"{row.about['model']} {row.about['explainer']}".strip(), refresh=False)
             bar.update(samples)
 
-        for outcome in drain(plans, store, Options(**{**vars(options), "on_unit": advance})):
+        for outcome in drain(plans, store, replace(options, on_unit=advance)):
             if isinstance(outcome, Failure):
                 failures.append(outcome)
     return failures
@@ -288,9 +288,8 @@ def _source() -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(  # noqa: S603  # fixed arguments
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10  # noqa: S607
-    )
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603  # fixed words
     return done.stdout.strip()
 
 

@@ -115,9 +115,6 @@ class Store:
         return found
 
 
-write_atomic = write_whole  # until `weights` takes it from `leaderboards.files`
-
-
 def digest_of(facts: Mapping[str, Any]) -> str:
     """Return 20 hexadecimal digits that stand for these JSON-able facts."""
     return hashlib.sha256(_canonical(facts)).hexdigest()[:20]
@@ -181,6 +178,11 @@ def _to_parts(unit: Unit) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in arrays.items()}, description
 
 
+def _scores(arrays: Mapping[str, Tensor], prefix: str, *, steps: tuple[float, ...]) -> Scores:
+    values, status = arrays[f"{prefix}/values"], arrays[f"{prefix}/status"]
+    return Scores(values, status, arrays.get(f"{prefix}/variance"), steps)
+
+
 def _from_parts(arrays: Mapping[str, Tensor], description: Mapping[str, Any]) -> Unit:
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in arrays.items() if name.startswith(prefix)}
@@ -195,9 +197,7 @@ def _from_parts(arrays: Mapping[str, Tensor], description: Mapping[str, Any]) ->
             aggregations=tuple(entry["aggregations"]),
             facts={variant: (facts["facts"][0], facts["facts"][1]) for variant, facts in variants.items()},
             scores={
-                variant: Scores(
-                    *(arrays.get(f"{key}/{variant}/{part}") for part in _SCORE_ARRAYS), steps=tuple(facts["steps"])
-                )
+                variant: _scores(arrays, f"{key}/{variant}", steps=tuple(facts["steps"]))
                 for variant, facts in variants.items()
             },
             seconds=entry["seconds"],

@@ -21,7 +21,7 @@ Booleans = NDArray[np.bool_]
 SCENE_SIDE = 64
 SCENES_PER_DIGIT = {"train": 10, "test": 1}
 
-DIGIT_SIDES = (20, 32)
+DIGIT_SIDES = (22, 32)
 """Least and greatest side of the square that a source digit is enlarged to, in pixels."""
 INK_THRESHOLD = 0.45
 """A pixel belongs to a digit where the enlarged digit has at least this share of full ink."""
@@ -80,7 +80,7 @@ class Layout(NamedTuple):
 class DigitScenes(ArrayDataset):
     """Colour scenes `(3, 64, 64)` with one real handwritten digit, whose class is the label and whose ink is the mask.
 
-    The digit is enlarged to 20 to 32 pixels and painted at a random place of a random texture, in a random colour
+    The digit is enlarged to 22 to 32 pixels and painted at a random place of a random texture, in a random colour
     lighter or darker than it. Three to six fragments of digits of *other* classes lie around it, in contrasts like
     its own. They are cut out by discs half as wide as their digits, so that they cannot be read, and they do not
     touch the square that the digit to be named fills. Nothing but the digit's shape tells its class. The mask is
@@ -135,7 +135,7 @@ class DigitScenes(ArrayDataset):
 
 def mask_boxes(masks: Booleans) -> Integers:
     """Return the `(N, 4)` tight boxes (x0, y0, x1, y1; ends exclusive) around `(N, H, W)` masks that are not empty."""
-    columns, rows = masks.any(axis=1), masks.any(axis=2)
+    columns, rows = np.asarray(masks.any(axis=1)), np.asarray(masks.any(axis=2))
     starts = columns.argmax(axis=1), rows.argmax(axis=1)
     ends = masks.shape[2] - columns[:, ::-1].argmax(axis=1), masks.shape[1] - rows[:, ::-1].argmax(axis=1)
     return np.stack((*starts, *ends), axis=1).astype(np.int64)

@@ -79,7 +79,9 @@ def check_split(split: str) -> None:
         raise ValueError(f"`split` must be {allowed}, was {split!r}")
 
 
-def bilinear(images: NDArray[np.float64], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+def bilinear(
+    images: NDArray[np.float64], rows: NDArray[np.float64], columns: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Read images between their pixels, at the crossings of the given rows and columns.
 
     Only elementwise float64 arithmetic is used (no matrix product), so that all machines agree to the last bit.

@@ -218,7 +218,8 @@ def status_of(size: int, device: torch.device, **where: Tensor | None) -> Tensor
     """Build `(size,)` uint8 statuses from masks: keywords `degenerate`, `no_truth`, `invalid`; the later one wins.
 
     Example:
-        >>> status_of(2, torch.device("cpu"), degenerate=torch.tensor([True, True]), invalid=torch.tensor([False, True]))
+        >>> degenerate, invalid = torch.tensor([True, True]), torch.tensor([False, True])
+        >>> status_of(2, torch.device("cpu"), degenerate=degenerate, invalid=invalid)
         tensor([1, 3], dtype=torch.uint8)
     """
     status = torch.zeros(size, dtype=torch.uint8, device=device)

@@ -325,7 +325,8 @@ def test_a_name_is_looked_for_in_its_own_kind_only():
 @pytest.mark.parametrize(
     "name",
     [":x", "a:", ".x:y", "..:x", "a..b:c", ".", "..", "../..", "gradient.", ".gradient", "os:nothing", "a b:c",
-     "a\0b:c", "a\0b.py:c", "/" + "x" * 5000 + ".py:c", "x" * 5000, "torchvision:resnet18", "nan", "~", "/", "\\", "ä.ö:ü",
+     "a\0b:c", "a\0b.py:c", "/" + "x" * 5000 + ".py:c",
+     "x" * 5000, "torchvision:resnet18", "nan", "~", "/", "\\", "ä.ö:ü",
      "not_installed.module:Name", "not_installed.Name"],
 )  # fmt: skip
 def test_a_place_where_nothing_is_is_an_unknown_name(name):

@@ -21,7 +21,9 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "metrics", "--json"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["list", "metrics", "--json"], ["run", "--help"], ["--version"]]
+)
 def test_answers_without_importing_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom interpeval.bench.cli import main\n"
@@ -92,14 +94,32 @@ def test_a_broken_suite_file_names_every_problem(tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.toml"]
 
 
-def test_a_class_count_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    found = call("run", "--dataset", "digits", "--model", f"{TOYS}:network", "--explainer", "gradient", "--out", str(tmp_path / "out"))
+def test_a_model_that_does_not_fit_the_dataset_is_refused(tmp_path: Path) -> None:
+    found = call(
+        "run",
+        "--dataset",
+        "digits",
+        "--model",
+        f"{TOYS}:network",
+        "--explainer",
+        "gradient",
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert found.exit_code == 2
+    assert "`model` cannot take an image (1, 1, 28, 28) of dataset `digits`" in found.output
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    "explainer", [f"{TOYS}:Plain", f"{TOYS}:plain_function", "captum.attr.Saliency", "captum.attr:InputXGradient", "gradient?reduction=sum"]
+    "explainer",
+    [
+        f"{TOYS}:Plain",
+        f"{TOYS}:plain_function",
+        "captum.attr.Saliency",
+        "captum.attr:InputXGradient",
+        "gradient?reduction=sum",
+    ],
 )
 def test_an_explainer_may_be_a_file_a_function_or_a_captum_class(tmp_path: Path, explainer: str) -> None:
     found = call("run", *TOY, "--explainer", explainer, "--out", str(tmp_path))
@@ -109,7 +129,9 @@ def test_an_explainer_may_be_a_file_a_function_or_a_captum_class(tmp_path: Path,
 
 
 def test_faults_are_told_and_exit_with_three(tmp_path: Path) -> None:
-    found = call("run", *TOY, "--explainer", f"{TOYS}:RaisesForClassB", "--explainer", "gradient", "--out", str(tmp_path))
+    found = call(
+        "run", *TOY, "--explainer", f"{TOYS}:RaisesForClassB", "--explainer", "gradient", "--out", str(tmp_path)
+    )
     assert found.exit_code == 3
     assert "squares · RaisesForClassB: exception on 2 samples: RuntimeError: cannot explain b" in found.output
     assert "gradient" in (tmp_path / "leaderboard.csv").read_text()
@@ -129,7 +151,9 @@ def test_scores_and_status_of_a_run(tmp_path: Path) -> None:
 
 def test_the_example_in_the_readme_is_short_and_runs(tmp_path: Path) -> None:
     example = HERE.parent / "examples" / "my_explainer.py"
-    lines = [line for line in example.read_text().splitlines() if line.strip() and not line.strip().startswith(("#", '"""'))]
+    lines = [
+        line for line in example.read_text().splitlines() if line.strip() and not line.strip().startswith(("#", '"""'))
+    ]
     assert len(lines) < 10
     found = call("run", *TOY, "--explainer", f"{example}:MyExplainer", "--out", str(tmp_path))
     assert found.exit_code == 0, found.output

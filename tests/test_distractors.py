@@ -77,12 +77,12 @@ def test_seed_and_sample_change_the_draw():
 
 
 def test_every_eligible_image_is_drawn_equally_often():
-    """1000 samples of class 0, whose names are their only difference, under a fixed seed."""
+    """3000 samples of class 0, whose names are their only difference, under a fixed seed."""
     template = DATASET.take([0])
     batch = type(template)(
-        ids=tuple(f"s{i}" for i in range(1000)),
-        images=template.images.expand(1000, -1, -1, -1),
-        labels=template.labels.expand(1000),
+        ids=tuple(f"s{i}" for i in range(3000)),
+        images=template.images.expand(3000, -1, -1, -1),
+        labels=template.labels.expand(3000),
     )
     drawn = numbers(DATASET, batch, 2)
     eligible = [number for number in range(30) if number % 3]

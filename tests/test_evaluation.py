@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from captum.attr import Saliency
-from toys import Plain, Squares, network, plain_function
 from torch import Tensor, nn
 
 from interpeval.bench import evaluate
 from interpeval.leaderboards.record import COLUMNS
 from interpeval.metrics.content_heatmap import ContentHeatmap
+from toys import Plain, Squares, network, plain_function
 
 
 class Masks:
@@ -104,7 +104,15 @@ def test_saves_a_store_a_board_and_pictures(tmp_path: Path) -> None:
         ({"batch_size": -1}, ValueError, "`batch_size` must be at least 1"),
     ],
 )
-def test_arguments_that_are_not_what_they_must_be(change: dict[str, object], error: type[Exception], message: str) -> None:
-    arguments = {"model": network(), "explainer": "gradient", "dataset": Squares(), "metrics": ["accuracy"], "limit": 4} | change
+def test_arguments_that_are_not_what_they_must_be(
+    change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    arguments = {
+        "model": network(),
+        "explainer": "gradient",
+        "dataset": Squares(),
+        "metrics": ["accuracy"],
+        "limit": 4,
+    } | change
     with pytest.raises(error, match=message):
         evaluate(**arguments)

@@ -318,6 +318,15 @@ def test_nothing_is_reported_where_nothing_was_left_changed(model, tidy):
     assert snapshot(model) == before
 
 
+def test_a_buffer_that_is_part_of_a_graph_stays_so(model):
+    model.register_buffer("scaled", model.head.bias * 2)
+    guard = ModelGuard(model)
+    model(IMAGES)
+    assert guard.restore() == []
+    assert model.scaled.grad_fn is not None
+    assert model.scaled.requires_grad
+
+
 def test_a_model_may_take_notes_while_it_runs(model):
     guard = ModelGuard(model)
     model(IMAGES)

@@ -223,5 +223,5 @@ def test_a_constant_map_scores_the_area_near_the_mask(call: Callable[..., Tensor
 def test_metrics_refuse_samples_without_masks(metric: PointingGame) -> None:
     evidence = see(FromImage(lambda inputs: inputs[:, :1]))
     batch = Batch(evidence.batch.ids, evidence.batch.images, evidence.batch.labels)
-    with pytest.raises(ValueError, match="`batch.masks` must be given"):
+    with pytest.raises(ValueError, match=r"`batch\.masks` must be given"):
         metric.score(see(FromImage(lambda inputs: inputs[:, :1]), batch=batch))

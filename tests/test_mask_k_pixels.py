@@ -387,15 +387,13 @@ def test_no_more_images_are_built_at_once_than_the_engine_asks_for() -> None:
 
 
 def test_an_invalid_map_makes_only_its_sample_invalid() -> None:
-    class Broken:
-        needs = frozenset({"keys"})
+    third = Pictures().take([3]).images
 
-        def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor, *, keys: Tensor) -> Tensor:
-            del model, targets
-            broken = keys == Pictures().take([3]).keys
-            return inputs.sum(dim=1, keepdim=True).masked_fill(broken.view(-1, 1, 1, 1), torch.nan)
+    def broken(inputs: Tensor) -> Tensor:
+        spoilt = (inputs == third).flatten(1).all(dim=1).view(-1, 1, 1, 1)
+        return inputs.sum(dim=1, keepdim=True).masked_fill(spoilt, torch.nan)
 
-    sound, scores = score(MaskKPixels(), GREY), score(MaskKPixels(), Broken())
+    sound, scores = score(MaskKPixels(), GREY), score(MaskKPixels(), FromImage(broken))
     for name, each in scores.items():
         assert each.status.tolist() == [0, 0, 0, Status.INVALID, 0]
         assert torch.equal(each.values[[0, 1, 2, 4]], sound[name].values[[0, 1, 2, 4]])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from interpeval.baselines.truth import Truth
 from interpeval.datasets.base import ArrayDataset, Batch
 from interpeval.datasets.philox import derived_keys, random_words
-from interpeval.metrics.base import Scores, Status
+from interpeval.metrics.base import Inputs, Scores, Status
 from interpeval.metrics.negative_quadrants_heatmap import NegativeQuadrantsHeatmap, negative_quadrants_heatmap
 from reference import pointing_game as slow
 from small_subject import FromImage, Pictures, SmallNet, see
@@ -39,34 +38,28 @@ class FixedNet(SmallNet):
         return super().forward(inputs)
 
 
-@dataclass
-class Recorder:
-    """Explains with ones, and keeps what it was asked."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"keys", "masks"})
-
-    def __post_init__(self) -> None:
-        """Start with nothing."""
-        self.asked: dict[int, tuple[Tensor, int, Tensor | None]] = {}
-
-    def attribute(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor, *, keys: Tensor, masks: Tensor | None
-    ) -> Tensor:
-        """Keep image, target and mask by key."""
-        for row, key in enumerate(keys.tolist()):
-            self.asked[key] = (inputs[row], int(targets[row]), None if masks is None else masks[row])
-        return torch.ones_like(inputs[:, :1])
-
-
 def record(
     dataset: Pictures, model: nn.Module, *, batch: Batch | None = None
 ) -> list[tuple[Tensor, int, Tensor | None]]:
-    """What is explained for every sample, in order."""
-    explainer = Recorder()
-    evidence = see(explainer, dataset=dataset, model=model, batch=batch)
+    """Image, target and mask that the metric asks to be explained for every sample, in order."""
+    evidence = see(ONES, dataset=dataset, model=model, batch=batch)
+    asked: list[Inputs] = []
+
+    def explain(count: int, build: Callable[[Tensor], Inputs]) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.arange(count).split(4):
+            asked.append(build(rows))
+            yield rows, asked[-1].images[:, 0]
+
+    evidence.explain = explain  # type: ignore[method-assign]
     NegativeQuadrantsHeatmap().score(evidence)
-    keys = derived_keys(evidence.batch.keys, "negative_quadrants_heatmap", 0).tolist()
-    return [explainer.asked[key] for key in keys]
+    keys = derived_keys(evidence.batch.keys, "negative_quadrants_heatmap", 0)
+    assert torch.equal(torch.cat([inputs.keys for inputs in asked]), keys)
+    return [
+        (inputs.images[row], int(inputs.targets[row]), None if inputs.masks is None else inputs.masks[row])
+        for inputs in asked
+        if inputs.targets is not None
+        for row in range(len(inputs.images))
+    ]
 
 
 def cells(dataset: ArrayDataset, seed: int = 0) -> list[int]:

@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.philox import Words4
-from reference.philox import philox_4x32_10 as slow_philox
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -22,6 +20,8 @@ from interpeval.datasets.philox import (
     sample_keys,
     uniform,
 )
+from reference.philox import Words4
+from reference.philox import philox_4x32_10 as slow_philox
 
 ALL_ONES = 0xFFFFFFFF
 IDS = tuple(f"sample-{index}" for index in range(17))

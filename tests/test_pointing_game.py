@@ -82,7 +82,8 @@ def test_tie_rules(places: list[tuple[int, int]], expected: float, first: int, a
 
 
 @given(
-    seed=st.integers(0, 1000), height=st.integers(1, 14), width=st.integers(1, 14), levels=st.sampled_from([1, 2, 5, 999]),
+    seed=st.integers(0, 1000), height=st.integers(1, 14), width=st.integers(1, 14),
+    levels=st.sampled_from([1, 2, 5, 999]),
     tolerance=st.sampled_from([1.0, 1.5, 2.0, 3.75, 5.0, 60.0]), inclusive=st.booleans(),
     ties=st.sampled_from(["expected", "first", "any"]),
 )  # fmt: skip
@@ -126,9 +127,9 @@ def test_a_smaller_tolerance_never_hits_more() -> None:
 
 
 def test_an_unknown_tie_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="`ties` must be.*'last'"):
+    with pytest.raises(ValueError, match=r"`ties` must be.*'last'"):
         pointing_game(torch.zeros(1, 2, 2), torch.ones(1, 2, 2).bool(), ties="last")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="`ties` must be.*'last'"):
+    with pytest.raises(ValueError, match=r"`ties` must be.*'last'"):
         PointingGame(ties="last")  # type: ignore[arg-type]
 
 
@@ -151,13 +152,8 @@ def test_the_metric_marks_silent_constant_and_faulty_maps_and_empty_masks() -> N
     evidence = see(known_maps(batch, maps), dataset=PICTURES, batch=batch)
     scores = PointingGame(tolerance=1.0).score(evidence)[""]
     assert scores.status.tolist() == [
-        Status.DEGENERATE,
-        Status.OK,
-        Status.INVALID,
-        Status.NO_TRUTH,
-        Status.OK,
-        Status.OK,
-    ]
+        Status.DEGENERATE, Status.OK, Status.INVALID, Status.NO_TRUTH, Status.OK, Status.OK,
+    ]  # fmt: skip
     area = TRUTH[1].double().mean().item()
     assert scores.values[[0, 1, 4]].tolist() == pytest.approx([0.0, area, 0.0], abs=1e-15)
     assert scores.values.isnan().tolist() == [False, False, True, True, False, False]

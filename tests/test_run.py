@@ -25,7 +25,9 @@ TOYS = Path(__file__).parent / "toys.py"
 MEASURED = [column for column in COLUMNS if column != "seconds"]  # a second run takes other time, nothing else
 
 
-def suite(explainers: list[str], *, metrics: list[str] | None = None, limit: int | None = None, dataset: str = "") -> Suite:
+def suite(
+    explainers: list[str], *, metrics: list[str] | None = None, limit: int | None = None, dataset: str = ""
+) -> Suite:
     experiment = Experiment(
         dataset=f"{TOYS}:Squares{dataset}",
         model=f"{TOYS}:network",
@@ -84,7 +86,11 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_shards")
 def test_the_truth_is_the_ceiling_and_random_is_at_chance(tmp_path: Path) -> None:
-    run(suite(["gradient"], metrics=["content_heatmap", "pointing_game", "negative_quadrants_heatmap"]), tmp_path, options())
+    run(
+        suite(["gradient"], metrics=["content_heatmap", "pointing_game", "negative_quadrants_heatmap"]),
+        tmp_path,
+        options(),
+    )
     rows = board(tmp_path)
     value = {(row.explainer, row.metric, row.variant): float(row.value) for row in rows.itertuples()}
     assert value["truth", "content_heatmap", ""] == 1
@@ -100,10 +106,13 @@ def test_the_truth_is_the_ceiling_and_random_is_at_chance(tmp_path: Path) -> Non
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_batch_size_changes_no_value(tmp_path: Path, batch_size: int) -> None:
     for name, size in (("one", batch_size), ("other", 64)):
-        run(suite(["gradient", "gradcam"]), tmp_path / name, options(batch_size=size))
+        run(suite(["gradient", "gradcam"], dataset="?size=21"), tmp_path / name, options(batch_size=size))
     pd.testing.assert_frame_equal(scores(tmp_path / "one"), scores(tmp_path / "other"), rtol=0, atol=1e-5)
     controls = ["random", "uniform", "center", "truth"]  # no network in these maps: bit for bit
-    one, other = (frame[frame.explainer.isin(controls) & (frame.metric == "self_consistency")] for frame in map(scores, (tmp_path / "one", tmp_path / "other")))
+    one, other = (
+        frame[frame.explainer.isin(controls) & (frame.metric == "self_consistency")]
+        for frame in map(scores, (tmp_path / "one", tmp_path / "other"))
+    )
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
@@ -136,7 +145,9 @@ def test_another_seed_gives_other_draws(tmp_path: Path) -> None:
     """The control of the tests above: the values they compare could differ."""
     run(suite(["gradient"], metrics=["self_consistency"]), tmp_path / "0", options())
     run(suite(["gradient"], metrics=["self_consistency"]).model_copy(update={"seed": 1}), tmp_path / "1", options())
-    one, other = (frame[frame.explainer == "gradient"].value.to_numpy() for frame in map(scores, (tmp_path / "0", tmp_path / "1")))
+    one, other = (
+        frame[frame.explainer == "gradient"].value.to_numpy() for frame in map(scores, (tmp_path / "0", tmp_path / "1"))
+    )
     assert abs(one - other).max() > 1e-3
 
 
@@ -171,7 +182,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
 def test_kill_minus_nine_loses_only_what_was_in_flight(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     command = [
-        sys.executable, "-m", "interpeval.bench.cli", "run", "--dataset", f"{TOYS}:Squares?size=330",
+        sys.executable, "-m", "interpeval.bench.cli", "run", "--dataset", f"{TOYS}:Squares?size=200",
         "--model", f"{TOYS}:network", "--explainer", f"{TOYS}:Slow", "--metric", "pointing_game", "--out", str(folder),
         "--batch-size", "4", "--device", "cpu",
     ]  # fmt: skip
@@ -192,7 +203,7 @@ def test_kill_minus_nine_loses_only_what_was_in_flight(tmp_path: Path) -> None:
     assert "taken from earlier work" in resumed.stdout
     assert finished == sorted(path.name for path in folder.glob("units/*.json") if path.name in finished)
     frame = scores(folder)
-    assert frame[frame.explainer == "Slow"].sample_id.nunique() == 330
+    assert frame[frame.explainer == "Slow"].sample_id.nunique() == 200
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -213,17 +224,23 @@ def test_kept_attributions_are_used_instead_of_explaining_again(tmp_path: Path) 
         "from pathlib import Path\n"
         "class Counting:\n"
         "    def attribute(self, model, inputs, targets):\n"
-        f"        Path({str(tmp_path / 'calls')!r}).open('a').write('x')\n"
+        f"        with Path({str(tmp_path / 'calls')!r}).open('a') as file:\n            file.write('x')\n"
         "        return inputs * targets.view(-1, 1, 1, 1)\n"
     )
-    first, later = suite([f"{file}:Counting"], metrics=["pointing_game"]), suite([f"{file}:Counting"], metrics=["content_heatmap"])
+    first, later = (
+        suite([f"{file}:Counting"], metrics=["pointing_game"]),
+        suite([f"{file}:Counting"], metrics=["content_heatmap"]),
+    )
     run(first, tmp_path / "kept", options(keep_attributions=True))
     calls = len((tmp_path / "calls").read_text())
     run(later, tmp_path / "kept", options())
     again = len((tmp_path / "calls").read_text()) - calls
     assert again == 2 * 4, "only the two looks at whether it is deterministic, in each of four units"
     run(later, tmp_path / "fresh", options())
-    kept, fresh = (frame[(frame.explainer == "Counting") & (frame.metric == "content_heatmap")] for frame in map(scores, (tmp_path / "kept", tmp_path / "fresh")))
+    kept, fresh = (
+        frame[(frame.explainer == "Counting") & (frame.metric == "content_heatmap")]
+        for frame in map(scores, (tmp_path / "kept", tmp_path / "fresh"))
+    )
     pd.testing.assert_frame_equal(kept.reset_index(drop=True), fresh.reset_index(drop=True), check_exact=True)
 
 
@@ -234,7 +251,6 @@ def test_an_edited_explainer_replaces_its_row(tmp_path: Path) -> None:
     value = []
     for body in ("inputs * 0 + 1", "-inputs"):
         file.write_text(source.format(body))
-        sys.modules.pop(next((name for name in sys.modules if name.startswith("interpeval_file_mine")), ""), None)
         run(suite([f"{file}:Mine"], metrics=["content_heatmap"], limit=20), tmp_path / "out", options())
         rows = board(tmp_path / "out")
         value.append(rows[rows.explainer == "Mine"].value.tolist())
@@ -299,5 +315,7 @@ def test_a_faulty_explainer_harms_no_other_row(tmp_path: Path, name: str, kind: 
         assert 0 < int(row.n_invalid) < 20
     if name in {"LeavesTrainingMode", "ChangesWeights"}:  # they explain first and do their damage afterwards
         columns = ["metric", "variant", "value", "ci_low", "ci_high", "n"]
-        faulty, healthy = (beside.loc[beside.explainer == one, columns].reset_index(drop=True) for one in (name, "Plain"))
+        faulty, healthy = (
+            beside.loc[beside.explainer == one, columns].reset_index(drop=True) for one in (name, "Plain")
+        )
         pd.testing.assert_frame_equal(faulty, healthy, check_exact=True)

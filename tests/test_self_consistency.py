@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from interpeval.datasets.base import Batch
+from interpeval.bench.evidence import ModelEvidence
 from interpeval.datasets.philox import derived_keys
-from interpeval.metrics.base import Scores, Status
+from interpeval.metrics.base import Inputs, Scores, Status
 from interpeval.metrics.monte_carlo import Affine, affine_matrices, repeat_draws, warp
 from interpeval.metrics.self_consistency import SelfConsistency, masked_cosine
 from reference import self_consistency as slow
@@ -214,73 +216,68 @@ class OnlyDraw(Affine):
         return super().matrices(seed, stream, keys, self.number, size=size)
 
 
-class Recorder:
-    """Returns the masks it is handed, and keeps the keys."""
+class Masks:
+    """Returns the masks it is handed."""
 
-    needs = frozenset({"keys", "masks"})
+    needs = frozenset({"masks"})
 
-    def __init__(self) -> None:
-        """Start with nothing seen."""
-        self.keys: list[int] = []
-
-    def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor, *, keys: Tensor, masks: Tensor) -> Tensor:
+    def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor, *, masks: Tensor) -> Tensor:
         """Return the masks as `(B, 1, H, W)`."""
         del model, inputs, targets
-        self.keys += keys.tolist()
         return masks[:, None].float()
 
 
 def test_masks_move_with_the_images() -> None:
-    assert score(SelfConsistency(transform=EXACT, n_draws=4), Recorder())["masked"].values.tolist() == [1.0] * 5
+    assert score(SelfConsistency(transform=EXACT, n_draws=4), Masks())["masked"].values.tolist() == [1.0] * 5
+
+
+class Tampered:
+    """Evidence that keeps the keys of what it is asked to explain, and multiplies the map of one row by a factor."""
+
+    def __init__(self, evidence: ModelEvidence, row: int, factor: float) -> None:
+        """Start with nothing asked."""
+        self.evidence, self.row, self.factor = evidence, row, factor
+        self.keys: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the evidence has."""
+        return getattr(self.evidence, name)
+
+    def explain(self, count: int, build: Callable[[Tensor], Inputs]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Explain, with one map spoilt."""
+
+        def watched(rows: Tensor) -> Inputs:
+            inputs = build(rows)
+            self.keys += inputs.keys.tolist()
+            return inputs
+
+        for rows, maps in self.evidence.explain(count, watched):
+            yield rows, maps * torch.where(rows == self.row, self.factor, 1.0).view(-1, 1, 1)
 
 
 def test_every_moved_copy_has_a_key_of_its_own() -> None:
-    recorder, batch = Recorder(), Pictures().take(range(5))
-    score(SelfConsistency(n_draws=3), recorder, batch=batch)
-    expected = derived_keys(*_swap(repeat_draws(batch.keys, 3))).tolist()
-    assert len(set(expected)) == 15
-    assert set(expected) <= set(recorder.keys)
-
-
-def _swap(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, str, Tensor]:
-    return pair[0], "self_consistency", pair[1]
+    evidence = Tampered(see(GREY), 0, 1.0)
+    SelfConsistency(n_draws=3).score(evidence)
+    keys, draws = repeat_draws(evidence.batch.keys, 3)
+    assert evidence.keys == derived_keys(keys, "self_consistency", draws).tolist()
+    assert len(set(evidence.keys)) == 15
 
 
 # --- samples that go wrong ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class At:
-    """The image, times `factor` on one moved copy of one sample."""
-
-    key: int
-    factor: float
-    needs = frozenset({"keys"})
-
-    def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor, *, keys: Tensor) -> Tensor:
-        """Return `(B, 1, H, W)`."""
-        del model, targets
-        factor = torch.where(keys == self.key, self.factor, 1.0).float()
-        return inputs.sum(dim=1, keepdim=True) * factor.view(-1, 1, 1, 1)
-
-
-def copy_of(batch: Batch, row: int, draw: int) -> int:
-    return int(derived_keys(batch.keys[row : row + 1], "self_consistency", draw))
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_one_invalid_map_makes_only_its_sample_invalid(bad: float) -> None:
-    batch, metric = Pictures().take(range(5)), SelfConsistency(n_draws=4)
-    sound = score(metric, GREY, batch=batch)
-    scores = score(metric, At(copy_of(batch, 2, 1), bad), batch=batch)
+    metric = SelfConsistency(n_draws=4)
+    sound, scores = score(metric, GREY), metric.score(Tampered(see(GREY), 2 * 4 + 1, bad))
     for variant in ("masked", "unmasked"):
         assert scores[variant].status.tolist() == [0, 0, Status.INVALID, 0, 0]
         np.testing.assert_allclose(scores[variant].values[[0, 1, 3, 4]], sound[variant].values[[0, 1, 3, 4]])
 
 
 def test_a_silent_draw_scores_0_and_marks_its_sample() -> None:
-    batch, metric = Pictures().take(range(5)), SelfConsistency(transform=EXACT, n_draws=4)
-    scores = score(metric, At(copy_of(batch, 2, 1), 0.0), batch=batch)["masked"]
+    metric = SelfConsistency(transform=EXACT, n_draws=4)
+    scores = metric.score(Tampered(see(GREY), 2 * 4 + 1, 0.0))["masked"]
     assert scores.values.tolist() == pytest.approx([1, 1, 0.75, 1, 1])
     assert scores.status.tolist() == [0, 0, Status.DEGENERATE, 0, 0]
 

@@ -118,7 +118,7 @@ def test_every_relu_is_a_module_used_once_and_leaves_its_input_alone() -> None:
 
 
 def test_the_layer_for_grad_cam_is_a_map_of_a_quarter_of_the_side_after_its_relu() -> None:
-    model, shapes = Site((1, 28, 28), 2).eval(), []
+    model, shapes = Site((1, 28, 28), 2, width=32).eval(), []
     layer = model.get_submodule(Site.cam_layer)
     assert isinstance(layer, nn.ReLU)
     layer.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape)))

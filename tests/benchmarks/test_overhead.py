@@ -53,7 +53,8 @@ class Cifar(ArrayDataset):
 @pytest.fixture(scope="module")
 def loaders(real_data: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("real_data_loaders", real_data / "load.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

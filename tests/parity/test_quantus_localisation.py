@@ -18,12 +18,12 @@ from interpeval.metrics.pointing_game import pointing_game
 OPTIONS = {"abs": False, "normalise": False, "disable_warnings": True, "display_progressbar": False}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quantus() -> Iterator[ModuleType]:
     """Quantus, whose own warnings (invalid escapes, deprecations) are no concern of ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield pytest.importorskip("quantus", reason='quantus is not installed: pip install -e ".[oracles]"')
+        yield pytest.importorskip("quantus", reason='quantus is not installed: pip install -e ".[dev]"')
 
 
 def maps_and_masks(size: tuple[int, int] = (24, 24)) -> tuple[Tensor, Tensor]:
