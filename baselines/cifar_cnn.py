@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LAST_MAP_SIDE = 8
-_RECIPE = {"epochs": 5, "batch_size": 64, "learning_rate": 2e-2, "weight_decay": 1e-2}
+_RECIPE = {"epochs": 5, "batch_size": 64, "learning_rate": 1e-2, "weight_decay": 1e-2}
 _EPOCHS = {"digits": 12}
 
 

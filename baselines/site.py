@@ -39,8 +39,9 @@ class Site(nn.Module):
     Args:
         image_shape: `(C, H, W)`; `H` and `W` must be multiples of 4. The network takes this size only.
         n_classes: number of logits.
-        width: channels of the first layer, an even number. The published network has 32, which makes 1,365,472
-            parameters for `(1, 28, 28)` and ten classes; half of it trains faster and is enough for small data.
+        width: channels of the generators, an even number: `2 width`, `width` and `width / 2` after their layers. The
+            published network has 32, which makes 1,365,472 parameters for `(1, 28, 28)` and ten classes. Narrow
+            generators train faster and classify no worse on small data, unlike a narrow extractor (always published).
 
     Raises:
         ValueError: a size or `width` is not as stated.
@@ -60,7 +61,7 @@ class Site(nn.Module):
     cam_layer: ClassVar[str] = "extractor.relu2"
     """The extractor's feature map of a quarter of the image's side, for Grad-CAM."""
 
-    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, *, width: int = 16) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, *, width: int = 8) -> None:
         super().__init__()
         channels, height, side = image_shape
         if height % 4 or side % 4 or min(image_shape) < 1:
@@ -69,15 +70,15 @@ class Site(nn.Module):
             raise ValueError(f"`width` must be an even number of at least 2, was {width}")
         self.image_shape = (channels, height, side)
         grid = (height // 4, side // 4)
-        self.extractor = _extractor(channels, width, grid)
+        self.extractor = _extractor(channels, grid)
         self.n_classes = n_classes
         self.generators = _generators(n_classes, channels, width, grid)
 
     @classmethod
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
         """Return how to train on a dataset; `prototype_weight` is the w of the loss."""
-        epochs = 55 if dataset_name == "digits" else 20  # the digits are few: 1258
-        return {"epochs": epochs, "batch_size": 32, "learning_rate": 0.01, "prototype_weight": 10.0}
+        epochs = 60 if dataset_name == "digits" else 20  # the digits are few: 1258
+        return {"epochs": epochs, "batch_size": 32, "learning_rate": 0.005, "prototype_weight": 10.0}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return `(B, K)` logits of `(B, C, H, W)` inputs.
@@ -182,28 +183,28 @@ def _logits(prototypes: Tensor, inputs: Tensor) -> Tensor:
     return (prototypes * inputs[:, None]).sum(dim=(2, 3, 4))
 
 
-def _extractor(channels: int, width: int, grid: tuple[int, int]) -> nn.Sequential:
-    """`(C, H, W)` to `(2 width, 1, 1)`."""
+def _extractor(channels: int, grid: tuple[int, int]) -> nn.Sequential:
+    """`(C, H, W)` to `(64, 1, 1)`."""
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.Conv2d(channels, width, 4, stride=2, padding=1),
-            norm1=nn.BatchNorm2d(width),
+            conv1=nn.Conv2d(channels, 32, 4, stride=2, padding=1),
+            norm1=nn.BatchNorm2d(32),
             relu1=nn.ReLU(),
-            conv2=nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            norm2=nn.BatchNorm2d(2 * width),
+            conv2=nn.Conv2d(32, 64, 4, stride=2, padding=1),
+            norm2=nn.BatchNorm2d(64),
             relu2=nn.ReLU(),
-            conv3=nn.Conv2d(2 * width, 2 * width, grid, bias=False),
+            conv3=nn.Conv2d(64, 64, grid, bias=False),
             relu3=nn.ReLU(),
         )
     )
 
 
 def _generators(count: int, channels: int, width: int, grid: tuple[int, int]) -> nn.Sequential:
-    """`count` separate networks side by side as groups, each from `(2 width, 1, 1)` to `(C, H, W)` in (0, 1)."""
+    """`count` separate networks side by side as groups, each from `(64, 1, 1)` to `(C, H, W)` in (0, 1)."""
     wide, middle, narrow = count * 2 * width, count * width, count * width // 2
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.ConvTranspose2d(wide, wide, 1, groups=count, bias=False),
+            conv1=nn.ConvTranspose2d(count * 64, wide, 1, groups=count, bias=False),
             norm1=nn.BatchNorm2d(wide),
             relu1=nn.ReLU(),
             conv2=nn.ConvTranspose2d(wide, middle, grid, groups=count, bias=False),

@@ -83,8 +83,9 @@ class DigitScenes(ArrayDataset):
     The digit is enlarged to 22 to 32 pixels and painted at a random place of a random texture, in a random colour
     lighter or darker than it. Three to six fragments of digits of *other* classes lie around it, in contrasts like
     its own. They are cut out by discs half as wide as their digits, so that they cannot be read, and they do not
-    touch the square that the digit to be named fills. Nothing but the digit's shape tells its class. The mask is
-    exact: without the digit its pixels, and no others, would look different.
+    touch the square that the digit to be named fills. Colours, sizes and places say nothing about the class; that
+    it is absent from the fragments says a little. The mask is exact: without the digit its pixels, and no others,
+    would look different.
 
     Every scene is a pure function of (`seed`, sample name), in elementwise float64 arithmetic rounded to bytes, and
     therefore the same on all machines. `scene-0042-1` is the second scene of source digit 42. The split is that of
