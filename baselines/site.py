@@ -40,8 +40,8 @@ class Site(nn.Module):
         image_shape: `(C, H, W)`; `H` and `W` must be multiples of 4. The network takes this size only.
         n_classes: number of logits.
         width: channels of the generators, an even number: `2 width`, `width` and `width / 2` after their layers. The
-            published network has 32, which makes 1,365,472 parameters for `(1, 28, 28)` and ten classes. Narrow
-            generators train faster and classify no worse on small data, unlike a narrow extractor (always published).
+            published network has 32, which makes 1,365,472 parameters for `(1, 28, 28)` and ten classes. Narrower
+            ones train faster; their prototypes are coarser. The extractor is always the published one.
 
     Raises:
         ValueError: a size or `width` is not as stated.

@@ -26,7 +26,7 @@ def gallery_figure(units: Sequence[Unit], path: Path) -> None:
     """
     blocks = _blocks(units)
     rows = sum(len(block[0].previews["images"]) for block in blocks.values())
-    columns = max(2 + len(block) for block in blocks.values())
+    columns = max(_leading(block) + len(block) for block in blocks.values())
     figure = Figure(figsize=(columns * _CELL, rows * _CELL + 0.5 * len(blocks)), layout="constrained", dpi=110)
     parts = figure.subfigures(len(blocks), 1, squeeze=False)[:, 0]
     for part, ((dataset, model), block) in zip(parts, blocks.items(), strict=True):
@@ -59,11 +59,16 @@ def _draw_block(part: Figure, block: Sequence[Unit], columns: int) -> None:
         _image(axes[row, 0], image)
         if masks is not None:
             axes[row, 1].imshow(masks[row], cmap="gray", vmin=0, vmax=1)
-        for column, unit in enumerate(block, start=2):
+        for column, unit in enumerate(block, start=_leading(block)):
             _heatmap(axes[row, column], unit.previews["heatmaps"].numpy()[row])
-    titles = ["image", "mask" if masks is not None else "", *(unit.about["explainer"] for unit in block)]
+    titles = [*["image", "mask"][: _leading(block)], *(unit.about["explainer"] for unit in block)]
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title.replace("_", "\n", 1).replace("$", r"\$"), fontsize=7)
+
+
+def _leading(block: Sequence[Unit]) -> int:
+    """How many columns come before the heatmaps: the image, and the mask where there is one."""
+    return 2 if "masks" in block[0].previews else 1
 
 
 def _image(axis: object, image: NDArray[np.float32]) -> None:

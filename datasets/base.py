@@ -63,9 +63,7 @@ class Batch:
             raise ValueError(f"`Batch.labels` must be ({size},) or ({size}, K), was {tuple(self.labels.shape)}")
         expected = (size, *self.images.shape[-2:])
         if self.masks is not None and (tuple(self.masks.shape) != expected or self.masks.dtype != torch.bool):
-            raise ValueError(
-                f"`Batch.masks` must be bool {expected}, was {self.masks.dtype} {tuple(self.masks.shape)}"
-            )
+            raise ValueError(f"`Batch.masks` must be bool {expected}, was {self.masks.dtype} {tuple(self.masks.shape)}")
 
     def __len__(self) -> int:
         """Return the number of samples."""

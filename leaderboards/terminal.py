@@ -52,8 +52,9 @@ def control_notes(records: Iterable[Record]) -> list[str]:
         records: rows of a leaderboard, in any order.
 
     Returns:
-        Sentences such as `pointing_game: center (0.812) is better than deconvnet (0.640), gradient (0.701)`, led by
-        dataset and model where there are several.
+        One sentence for each metric on which that happens, such as `pointing_game: center (0.812) is better than
+        deconvnet (0.640), gradient (0.701); edges (0.652) than some`, led by dataset and model where there are
+        several.
     """
     blocks = _blocks(records)
     return [
@@ -71,6 +72,11 @@ class _Column:
     metric: str
     variant: str
     cells: dict[str, Record]
+
+    @property
+    def applies(self) -> bool:
+        """Whether the metric has a meaning for any of the explainers."""
+        return any(record.kind != "not_applicable" for record in self.cells.values())
 
     @property
     def name(self) -> str:
@@ -139,9 +145,10 @@ def _block(rows: list[Record]) -> str:
     """Headline, tables and footnotes of one dataset and model."""
     explained = [row for row in rows if row.explainer]
     columns = _columns(explained)
+    applicable = [column for column in columns if column.applies]
     names = labels(explained)
     real = sum(explainer not in CONTROLS for explainer, _ in names)
-    tables = [_table(part, list(names.values()), real) for part in _side_by_side(columns, names.values())]
+    tables = [_table(part, list(names.values()), real) for part in _side_by_side(applicable, names.values())]
     return "\n\n".join(filter(None, [_headline(rows), *tables, "\n".join(_footnotes(columns))]))
 
 
@@ -213,7 +220,9 @@ def _footnotes(columns: list[_Column]) -> list[str]:
     for column in columns:
         for label, record in column.cells.items():
             if record.kind == "not_applicable":
-                reasons[f"n/a {label}: {printable(record.source)}"].append(column.name)
+                whom = label if column.applies else "for all"
+                names = reasons[f"n/a {whom}: {printable(record.source)}"]
+                names += [] if column.name in names else [column.name]
             elif _faults(record):
                 faults[f"* {label}: {_faults(record)}"].append(column.name)
     notes = [f"{text} ({', '.join(names)})" for part in (faults, reasons) for text, names in part.items()]
@@ -221,18 +230,24 @@ def _footnotes(columns: list[_Column]) -> list[str]:
 
 
 def _notes(column: _Column) -> Iterator[str]:
-    """One sentence per control that beats real explainers in this column."""
+    """A sentence if a control beats real explainers in this column: whom the best one beats."""
     shown = {
         label: format(record.value, column.precision)
         for label, record in column.cells.items()
         if record.value is not None
     }
     real = [label for label in shown if column.cells[label].explainer not in CONTROLS]
+    beaten: dict[str, list[str]] = {}
     for control, value in shown.items():
         record = column.cells[control]
         sign = 1 if record.higher_is_better else -1
         worse = [label for label in real if sign * float(value) > sign * float(shown[label])]
         if worse and record.explainer in _FLOORS:
-            listed = ", ".join(f"{label} ({shown[label]})" for label in worse)
-            beaten = f"all {len(real)} real explainers" if 3 < len(worse) == len(real) else listed
-            yield f"{column.name}: {control} ({value}) is better than {beaten}"
+            beaten[control] = worse
+    if beaten:
+        best, *others = sorted(beaten, key=lambda control: -len(beaten[control]))
+        worse = beaten[best]
+        listed = ", ".join(f"{label} ({shown[label]})" for label in worse)
+        whom = f"all {len(real)} real explainers" if 3 < len(worse) == len(real) else listed
+        too = f"; {', '.join(f'{control} ({shown[control]})' for control in others)} than some" if others else ""
+        yield f"{column.name}: {best} ({shown[best]}) is better than {whom}{too}"

@@ -56,8 +56,7 @@ n/a truth: no mask of a composite (negative_quadrants_heatmap)"""
 def test_controls_that_beat_explainers_are_named():
     board = [*small_board(), bounded(0.641, 0.01, explainer="edges")]
     assert control_notes(board) == [
-        "pointing_game: center (0.812) is better than deconvnet (0.640), gradient (0.701)",
-        "pointing_game: edges (0.641) is better than deconvnet (0.640)",
+        "pointing_game: center (0.812) is better than deconvnet (0.640), gradient (0.701); edges (0.641) than some",
     ]
 
 
@@ -186,6 +185,20 @@ def test_what_does_not_apply_stands_in_every_column_of_its_metric():
     text = summary_table(rows)
     assert text.splitlines()[-3].split() == ["own", "n/a", "n/a"]
     assert text.endswith("n/a own: no pixels (mask accuracy_area, mask lor_area)")
+
+
+def test_a_metric_that_applies_to_nobody_is_a_line_and_no_column():
+    rows = [
+        record(0.5, explainer="gradient", metric="mask"),
+        *(
+            record(None, explainer=name, metric="pointing_game", kind="not_applicable", source="no masks here")
+            for name in ("gradient", "center")
+        ),
+        record(0.5, explainer="center", metric="mask"),
+    ]
+    text = summary_table(rows)
+    assert "pointing_\n" not in text
+    assert text.endswith("\n\nn/a for all: no masks here (pointing_game)")
 
 
 def test_control_characters_are_shown_not_sent():
