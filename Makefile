@@ -38,7 +38,7 @@ lint: $(STAMP)-dev  ## check style, format and types
 
 bench: $(STAMP)-dev  ## measure the engine's overhead
 	@echo '==> running the benchmarks on $(THREADS) threads'
-	@OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest tests/benchmarks --benchmark-only
+	@OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
 
 clean:  ## delete the environment, caches and build products (not results/)
 	@echo '==> deleting $(VENV), caches and build products'
