@@ -238,14 +238,13 @@ def _notes(column: _Column) -> Iterator[str]:
     }
     real = [label for label in shown if column.cells[label].explainer not in CONTROLS]
     beaten: dict[str, list[str]] = {}
+    sign = 1 if next(iter(column.cells.values())).higher_is_better else -1
     for control, value in shown.items():
-        record = column.cells[control]
-        sign = 1 if record.higher_is_better else -1
         worse = [label for label in real if sign * float(value) > sign * float(shown[label])]
-        if worse and record.explainer in _FLOORS:
+        if worse and column.cells[control].explainer in _FLOORS:
             beaten[control] = worse
     if beaten:
-        best, *others = sorted(beaten, key=lambda control: -len(beaten[control]))
+        best, *others = sorted(beaten, key=lambda control: -sign * float(shown[control]))
         worse = beaten[best]
         listed = ", ".join(f"{label} ({shown[label]})" for label in worse)
         whom = f"all {len(real)} real explainers" if 3 < len(worse) == len(real) else listed
