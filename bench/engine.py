@@ -6,12 +6,13 @@ import platform
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..metrics.base import Metric, Scores, Status, TargetRule, invalid_maps
 from .asking import Fault
@@ -50,11 +51,20 @@ class Options:
     existing: Existing = "skip"
     keep_attributions: bool = False
     on_unit: Callable[[Row, int], None] | None = None
+    _micro_batches: WeakKeyDictionary[nn.Module, MicroBatch] = field(
+        default_factory=WeakKeyDictionary[nn.Module, MicroBatch], init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         """Check what was asked for before anything is started."""
         if self.batch_size is not None:
             MicroBatch(self.batch_size)
+
+    def micro_batch(self, model: nn.Module, image: Tensor) -> MicroBatch:
+        """Return the rows per call of a model, found once; what a lack of memory has taught is remembered."""
+        if model not in self._micro_batches:
+            self._micro_batches[model] = MicroBatch(self.batch_size or auto_size(model, image))
+        return self._micro_batches[model]
 
 
 def score(
@@ -71,12 +81,12 @@ def score(
     """
     batch = row.dataset.take(shard).to(options.device)
     model = row.model.module.eval()
-    size = options.batch_size or auto_size(model, batch.images[0])
     with _exact_arithmetic(options.device), ModelEvidence(
         model=model, explainer=row.explainer, dataset=row.dataset, batch=batch, seed=row.seed,
-        micro_batch=MicroBatch(size), known=known,
+        micro_batch=options.micro_batch(model, batch.images[0]), known=known,
     ) as evidence:  # fmt: skip
-        evidence.prepare()
+        if shard.start == 0:  # once a row is enough: it warns, and changes no value
+            evidence.check_repeats()
         results = {key: _measure(metric, evidence) for key, metric in metrics.items()}
         previews = {} if row.explainer is None else _previews(shard, evidence)
     return Unit(

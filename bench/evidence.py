@@ -79,7 +79,6 @@ class ModelEvidence:
         }
         self._spent = Spent(Passes(0, 0), 0.0)
         self._explained = 0
-        self._prepared = False
 
     def __enter__(self) -> Self:
         """Start counting the passes of the model."""
@@ -193,11 +192,10 @@ class ModelEvidence:
         """Return the attributions of the samples by target rule, as far as any metric asked for them."""
         return dict(self._attributions)
 
-    def prepare(self) -> None:
-        """Look at the explainer before anything is scored, so that no metric is charged for it."""
-        if self.explainer is None or self._prepared:
+    def check_repeats(self) -> None:
+        """Ask the explainer twice about the first sample, and note it as a fault when the answers differ."""
+        if self.explainer is None:
             return
-        self._prepared = True
         batch = self.batch
         masks = None if batch.masks is None else batch.masks[:1]
         first = Inputs(batch.images[:1], self.targets("predicted")[:1], batch.keys[:1], masks)
@@ -247,7 +245,6 @@ class ModelEvidence:
         for other, known in self._attributions.items():
             result = known.clone()
             todo = todo[self.targets(other) != targets]
-        self.prepare()
         before = self.spent()
         parts = [
             part

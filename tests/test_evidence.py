@@ -522,8 +522,6 @@ def test_a_class_of_a_sample_is_explained_once_under_both_rules(rules):
     evidence = see(explainer, model=Fixed())
     assert evidence.targets("label").tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert evidence.targets("predicted").tolist() == [0, 0, 1, 1, 2, 2, 0]
-    evidence.prepare()
-    explainer.asked.clear()  # the look at whether it draws
     found = {rule: evidence.attributions(rule) for rule in rules}
     for rule in rules:
         assert evidence.attributions(rule) is found[rule]
@@ -603,7 +601,7 @@ def test_a_metric_of_explanations_cannot_be_asked_of_a_bare_model():
 
 def test_passes_are_charged_to_what_they_were_spent_on():
     with see(Grad(), micro_batch=3) as evidence:
-        evidence.prepare()
+        evidence.check_repeats()
         start = evidence.spent().passes
         evidence.attributions("predicted")
         cost = evidence.cost()
@@ -614,8 +612,9 @@ def test_passes_are_charged_to_what_they_were_spent_on():
         assert (total.forward, total.backward) == (7, 7)
 
 
-def test_the_look_at_whether_an_explainer_draws_is_not_part_of_its_cost():
+def test_the_look_at_whether_an_explainer_repeats_itself_is_not_part_of_its_cost():
     with see(Grad()) as evidence:
+        evidence.check_repeats()
         cost = evidence.cost()
     assert (cost.forward, cost.backward) == (1, 1)
 

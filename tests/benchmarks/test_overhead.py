@@ -26,7 +26,7 @@ from interpeval.bench.passes import PassCounter, Passes
 from interpeval.datasets.base import ArrayDataset, Arrays, Normalization
 
 ROUNDS = 5
-SAMPLES = 64
+SAMPLES = 256
 
 
 @dataclass(frozen=True)
