@@ -166,7 +166,6 @@ def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict
             existing=options["existing"],
             keep_attributions=options["keep_attributions"],
         )
-        click.echo(f"suite `{suite.name}` on {chosen.device}, results in {folder}", err=True)
         return run(suite, folder, chosen, command=" ".join(["interpeval", *sys.argv[1:]]))
 
     return _guarded(start, ExistingError)

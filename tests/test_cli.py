@@ -72,9 +72,9 @@ def test_bad_input_is_one_line_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     found = call("run", *arguments)
     assert found.exit_code == 2
-    last = found.output.strip().splitlines()[-1]
-    assert last.startswith("interpeval: ")
-    assert expected in last
+    (line,) = found.output.strip().splitlines()
+    assert line.startswith("interpeval: ")
+    assert expected in line
     assert list(tmp_path.iterdir()) == []
 
 
