@@ -250,7 +250,10 @@ class MaskKPixels(Metric):
         def build(rows: Tensor) -> Tensor:
             sample, pair, step = rows // (draws * steps), rows // steps, rows % steps
             masked = mask_pixels(images[sample], rank[sample], count[step], fill=fills[sample])
-            return masked if matrices is None else warp(masked, matrices[pair], fill=around)
+            if matrices is None:
+                return masked
+            first, last = int(pair[0]), int(pair[-1])  # rows come in order: all steps of a draw share its warp
+            return warp(masked, matrices[first : last + 1], fill=around, which=pair - first)
 
         shape = (len(maps), draws, steps)
         correct, odds = (torch.zeros(shape, dtype=torch.float64, device=maps.device).flatten() for _ in range(2))

@@ -147,7 +147,7 @@ def affine_matrices(
     return torch.stack((first, second), dim=1)
 
 
-def warp(images: Tensor, matrices: Tensor, *, fill: Tensor | float = 0.0) -> Tensor:
+def warp(images: Tensor, matrices: Tensor, *, fill: Tensor | float = 0.0, which: Tensor | None = None) -> Tensor:
     """Warp every image by its own matrix: bilinear, `align_corners=True`, `fill` outside.
 
     Coordinates and weights are float64. Shifts by whole pixels, mirroring and quarter turns (to within 1e-9 of the
@@ -158,6 +158,7 @@ def warp(images: Tensor, matrices: Tensor, *, fill: Tensor | float = 0.0) -> Ten
         matrices: `(N, 2, 3)` float64, output to input.
         fill: what lies outside the image, a number or broadcastable to `(N, C, H, W)`; it mixes into the pixels
             whose neighbours lie half outside.
+        which: `(N,)` int64, the matrix of each image, where images share them and there are fewer than N.
 
     Returns:
         `(N, C, H, W)` in the type of `images`.
@@ -168,11 +169,14 @@ def warp(images: Tensor, matrices: Tensor, *, fill: Tensor | float = 0.0) -> Ten
         tensor([[[[ 2.,  3., -1.],
                   [ 5.,  6., -1.]]]])
     """
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=True)
+    grid = F.affine_grid(matrices, [len(matrices), *images.shape[1:]], align_corners=True)
+    permutes = _permutes(matrices, (images.shape[-2], images.shape[-1]))
+    if which is not None:
+        grid, permutes = grid[which], permutes[which]
     # Zeros are padded around `images - fill`; in float64 the difference is exact for float32 values.
     offsets = images.to(torch.float64, copy=True).sub_(fill)
     result = F.grid_sample(offsets, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
-    exact = _permutes(matrices, (images.shape[-2], images.shape[-1])).nonzero()[:, 0]
+    exact = permutes.nonzero()[:, 0]
     if len(exact):  # a weight of 1e-15 on a neighbour would turn zeros into something else
         result[exact] = F.grid_sample(
             offsets[exact], grid[exact], mode="nearest", padding_mode="zeros", align_corners=True

@@ -305,3 +305,13 @@ def test_one_draw_has_no_variance_and_one_left_has_none_either() -> None:
     assert variance is not None
     assert mean[0] == 1
     assert torch.isnan(torch.stack((mean[1], variance[0], variance[1]))).all()
+
+
+def test_images_that_share_a_warp_are_warped_as_if_each_had_its_own():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(5, 2, 7, 9, generator=generator)
+    quarter = torch.tensor([90.0, 33.0])
+    matrices = affine_matrices(quarter, torch.tensor([[0.0, 0.0], [0.1, -0.2]]), size=(7, 9))
+    which = torch.tensor([1, 0, 0, 1, 0])
+    assert torch.equal(warp(images, matrices, fill=0.5, which=which), warp(images, matrices[which], fill=0.5))
+    assert not torch.equal(warp(images, matrices, fill=0.5, which=1 - which), warp(images, matrices[which], fill=0.5))
