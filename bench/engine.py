@@ -85,6 +85,8 @@ def score(
         model=model, explainer=row.explainer, dataset=row.dataset, batch=batch, seed=row.seed,
         micro_batch=options.micro_batch(model, batch.images[0]), known=known,
     ) as evidence:  # fmt: skip
+        if row.explainer is not None:
+            _ = evidence.logits  # all metrics of the row share them, so none is charged for them
         if shard.start == 0:  # once a row is enough: it warns, and changes no value
             evidence.check_repeats()
         results = {key: _measure(metric, evidence) for key, metric in metrics.items()}

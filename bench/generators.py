@@ -44,7 +44,11 @@ class GeneratorState:
 def seeded(seed: int, device: torch.device) -> Generator[None]:
     """Seed every global generator, and put all of them back afterwards."""
     state = GeneratorState(device)
-    torch.manual_seed(seed)
+    # Not torch.manual_seed, which would also seed the GPUs that are not given back.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:

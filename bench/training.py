@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from ..baselines.base import TrainableModel
 from ..datasets.base import Batch, Dataset
+from .generators import seeded
 
 
 def build(model_class: type[TrainableModel], dataset: Dataset, seed: int) -> nn.Module:
@@ -28,7 +28,7 @@ def build(model_class: type[TrainableModel], dataset: Dataset, seed: int) -> nn.
         >>> all(a.equal(b) for a, b in zip(first.parameters(), second.parameters()))
         True
     """
-    with _seeded(seed, torch.device("cpu")):
+    with seeded(seed, torch.device("cpu")):
         return cast("nn.Module", model_class(dataset.image_shape, len(dataset.classes)))
 
 
@@ -74,7 +74,7 @@ def train(
     optimizer, schedule = _optimizer(model, recipe, epochs * steps)
     tally = _Tally()
     try:
-        with _seeded(seed, device), _bar(f"{_name(model)} on {dataset.name}", epochs * steps, progress) as bar:
+        with seeded(seed, device), _bar(f"{_name(model)} on {dataset.name}", epochs * steps, progress) as bar:
             for epoch, step, batch in _shuffled(dataset, seed, epochs, steps, device):
                 tally = _Tally() if step == 1 else tally
                 loss, logits = cast("TrainableModel", model).training_loss(batch.images, batch.labels, recipe)
@@ -122,19 +122,6 @@ class _Tally:
 
     def __str__(self) -> str:
         return f"loss {self._loss / self._count:.3f}, accuracy {self._hits / self._count:.3f}"
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Generator[None, None, None]:
-    """Seed torch's global generators of the CPU and of `device`, and give their states back in the end."""
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        # Not torch.manual_seed, which would also seed the GPUs that are not given back.
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def _shuffled(
