@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +29,12 @@ class Explainer(Protocol):
       `"masks"`, `(B, H, W)` bool object masks of the inputs (controls only);
     * `control: ClassVar[bool]`, true for explainers that only mark a floor or a ceiling;
     * `refuses(model) -> str | None`, the reason why the method does not apply to a model;
-    * `sums_to: ClassVar[str | None]`, what the attributions should add up to.
+    * `sums_to: ClassVar[str | None]`, what the attributions add up to: `"logit"`, the target's logit;
+      `"difference"`, what it is above that of the reference input; `None` (default), nothing in particular;
+      `"own"`, what the model says in `own_sums_to`;
+    * `reference_input: float`, the value of every element of the reference input, normalised (default 0);
+    * `target_free: ClassVar[bool]`, whether it explains a model's whole output vector rather than one of its
+      elements (default false); it is then asked with targets of 0.
     """
 
     def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -50,8 +55,9 @@ class Explainer(Protocol):
 class SelfExplaining(Protocol):
     """A classifier that explains itself; the explainer `own` hands its explanation to the engine.
 
-    An `nn.Module` whose `forward` returns `(B, K)` logits, and which also has `attribute`. Optional member:
-    `own_reduction: Reduction`, how the channels of its attribution become a heatmap (default `"sum"`).
+    An `nn.Module` whose `forward` returns `(B, K)` logits, and which also has `attribute`. Optional members:
+    `own_reduction: Reduction`, how the channels of its attribution become a heatmap (default `"sum"`), and
+    `own_sums_to: str | None`, what its attribution adds up to (`Explainer.sums_to`, default `None`).
     """
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -60,6 +66,36 @@ class SelfExplaining(Protocol):
 
     def attribute(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return this model's own attribution of the logits of `targets`, `(B, 1|C, h, w)`."""
+        ...
+
+
+class Interpretation(NamedTuple):
+    """What the interpreter of a model says about some inputs.
+
+    Attributes:
+        logits: `(B, K)` logits of the interpreter g, beside those of the predictor f that the model returns.
+        activations: `(B, J)` activations of its attributes.
+        weights: `(J, K)` weights by which they enter the logits.
+    """
+
+    logits: Tensor
+    activations: Tensor
+    weights: Tensor
+
+
+@runtime_checkable
+class Interpretable(Protocol):
+    """A classifier with an interpreter, a second classifier g made of a few attributes (FLINT).
+
+    An `nn.Module` whose `forward` returns the `(B, K)` logits of the predictor f.
+    """
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return `(B, K)` logits of the predictor."""
+        ...
+
+    def interpret(self, inputs: Tensor) -> Interpretation:
+        """Return what the interpreter says about `(B, C, H, W)` inputs."""
         ...
 
 

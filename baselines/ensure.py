@@ -110,6 +110,8 @@ class ExplainerFacts(NamedTuple):
         rectified: whether the negative part is cut off.
         needs: further arguments that `attribute` wants.
         control: whether it only marks a floor or a ceiling.
+        sums_to: what the attributions add up to, `"logit"`, `"difference"` or `None`.
+        target_free: whether it explains the whole output vector of a model.
         source_digest: 16 hexadecimal digits that change with the file that defines it (and, where that file speaks
             of Captum, with Captum's version); empty where there is no source to read.
     """
@@ -120,6 +122,8 @@ class ExplainerFacts(NamedTuple):
     rectified: bool
     needs: frozenset[str]
     control: bool
+    sums_to: str | None
+    target_free: bool
     source_digest: str
 
 
@@ -173,6 +177,8 @@ def explainer_facts(explainer: Explainer, model: nn.Module | None = None) -> Exp
         rectified=getattr(explainer, "rectified", False),
         needs=_needs(explainer),
         control=getattr(explainer, "control", False),
+        sums_to=_sums_to(explainer, model),
+        target_free=getattr(explainer, "target_free", False),
         source_digest=_source_digest(explainer),
     )
 
@@ -282,6 +288,12 @@ def _check_call(
     except TypeError as error:
         name = getattr(function, "__qualname__", type(function).__name__)
         raise TypeError(f"`{name}` cannot be called with model, inputs and targets: {error}; {hint}") from None
+
+
+def _sums_to(explainer: Explainer, model: nn.Module | None) -> str | None:
+    """What the attributions add up to; `"own"` leaves the answer to the model."""
+    stated = getattr(explainer, "sums_to", None)
+    return getattr(model, "own_sums_to", None) if stated == "own" else stated
 
 
 def _needs(explainer: Explainer) -> frozenset[str]:

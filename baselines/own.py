@@ -37,7 +37,7 @@ class Own:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
-    sums_to: ClassVar[str | None] = None
+    sums_to: ClassVar[str | None] = "own"
     reference: ClassVar[str] = "the model's"
 
     reduction: Reduction | None = None

@@ -60,6 +60,7 @@ class Site(nn.Module):
     name: ClassVar[str] = "site"
     cam_layer: ClassVar[str] = "extractor.relu2"
     """The extractor's feature map of a quarter of the image's side, for Grad-CAM."""
+    own_sums_to: ClassVar[str | None] = "logit"
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int, *, width: int = 8) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ _WORDS_A_ROUND = 32
 
 
 class Distractors:
-    """Draws, for each sample, other images of the dataset whose classes exclude the sample's label.
+    """Draws, for each sample, other images of the dataset in which the class of its label is not present.
 
     The draw is uniform, without replacement, over the whole dataset in the order of its ids: it is the same for
     any batch, any `--limit` and any order of the dataset.
@@ -31,25 +31,28 @@ class Distractors:
         ids = self.dataset.ids
         return torch.tensor(sorted(range(len(ids)), key=ids.__getitem__))
 
-    @cached_property
-    def _labels(self) -> Tensor:
-        return self.dataset.labels[self._order]
+    def _without(self, label: int) -> Tensor:
+        """`(N,)` bool, in the order of ids: which images do not show a class."""
+        present: Tensor | None = getattr(self.dataset, "present", None)
+        shown = self.dataset.labels == label if present is None else present[:, label]
+        return ~shown[self._order]
 
     def images(self, batch: Batch, count: int) -> Tensor:
         """Return `(B, count, C, H, W)` images for the samples of `batch`, on its device."""
         positions = [
-            self._positions(key, label, count) for key, label in zip(batch.keys.cpu(), batch.labels.cpu(), strict=True)
+            self._positions(key, int(label), count)
+            for key, label in zip(batch.keys.cpu(), batch.labels.cpu(), strict=True)
         ]
         flat = [int(position) for row in positions for position in row]
         images = self.dataset.take(flat).images
         return images.view(len(batch), count, *images.shape[1:]).to(batch.images.device)
 
-    def _positions(self, key: Tensor, label: Tensor, count: int) -> list[int]:
-        eligible = self._labels != label
+    def _positions(self, key: Tensor, label: int, count: int) -> list[int]:
+        eligible = self._without(label)
         available = int(eligible.sum())
         if available < count:
             raise ValueError(
-                f"dataset `{self.dataset.name}` has {available} images without class {int(label)}, "
+                f"dataset `{self.dataset.name}` has {available} images without class {label}, "
                 f"{count} distractors are needed"
             )
         chosen: list[int] = []

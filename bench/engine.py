@@ -187,7 +187,8 @@ def _previews(shard: range, evidence: ModelEvidence) -> dict[str, Tensor]:
     if count <= 0:
         return {}
     batch = evidence.batch
-    heatmaps = evidence.heatmaps("label")[:count]
+    rules = evidence.computed_attributions()
+    heatmaps = evidence.heatmaps("none" if {*rules} == {"none"} else "label")[:count]
     previews = {
         "images": evidence.normalization.to_pixels(batch.images[:count]).clamp(0, 1),
         "heatmaps": torch.where(invalid_maps(heatmaps).view(-1, 1, 1), torch.zeros_like(heatmaps), heatmaps),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..baselines.base import Explainer, heatmap
+from ..baselines.base import Explainer, Interpretable, Interpretation, heatmap
+from ..baselines.ensure import explainer_facts
 from ..datasets.base import Batch, Dataset, Normalization
 from ..metrics.base import Cost, Inputs, TargetRule
 from .asking import Asking, Fault, Faults, nan_maps
@@ -35,6 +37,21 @@ class Spent:
     def __sub__(self, other: Spent) -> Spent:
         """Return what was added since `other`."""
         return Spent(self.passes - other.passes, self.seconds - other.seconds)
+
+
+class SummedOutput(nn.Module):
+    """A model whose only output is the sum of another's: what is explained where no single output is meant."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wrap a model with `(B, K)` outputs."""
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return `(B, 1)`."""
+        outputs: Tensor = self.model(inputs)
+        return outputs.sum(dim=1, keepdim=True)
 
 
 class ModelEvidence:
@@ -77,6 +94,8 @@ class ModelEvidence:
         self._attributions: dict[TargetRule, Tensor] = {
             rule: tensor.to(batch.images.device) for rule, tensor in (known or {}).items()
         }
+        self._elsewhere = Passes(0, 0)
+        self._asked: dict[bool, Asking] = {}
         self._spent = Spent(Passes(0, 0), 0.0)
         self._explained = 0
 
@@ -125,13 +144,42 @@ class ModelEvidence:
             return True
         return False
 
+    @property
+    def interpretation(self) -> Interpretation:
+        """What the model's interpreter says about the samples."""
+        return self._interpretation
+
+    @cached_property
+    def _interpretation(self) -> Interpretation:
+        if not isinstance(self.model, Interpretable):
+            raise TypeError(
+                f"`model` must have an interpreter, `interpret(inputs)`; {type(self.model).__name__} has none"
+            )
+        images = self.batch.images
+        parts = [part for _, part in self._micro_batch.run(len(images), self._interpret, images.device)]
+        logits, activations = (torch.cat([part[member] for part in parts]) for member in range(2))
+        return Interpretation(logits, activations, parts[0].weights)
+
     def targets(self, rule: TargetRule) -> Tensor:
-        """`(B,)` int64: the class predicted for each sample, or its label."""
+        """`(B,)` int64: the class predicted for each sample, or its label; 0 where the whole output is explained."""
         if rule == "predicted":
             return self.logits.argmax(dim=1)
         if rule == "label":
             return self.batch.labels
-        raise ValueError(f'`target` must be "predicted" or "label", was {rule!r}')
+        if rule == "none":
+            return torch.zeros(len(self.batch), dtype=torch.int64, device=self.batch.images.device)
+        raise ValueError(f'`target` must be "predicted", "label" or "none", was {rule!r}')
+
+    def expected_sums(self, rule: TargetRule) -> Tensor:
+        """`(B,)` float64: the target's logit, above that of the reference input where the explainer says so."""
+        targets, stated = self.targets(rule), self._asking(rule).facts.sums_to
+        logits = self.logits.double().gather(1, targets[:, None])[:, 0]
+        if stated == "logit":
+            return logits
+        if stated != "difference":
+            raise ValueError(f'`sums_to` must be "logit" or "difference", was {stated!r}')
+        reference = torch.full_like(self.batch.images[:1], getattr(self.explainer, "reference_input", 0.0))
+        return logits - self._predict(reference).double()[0, targets]
 
     def attributions(self, rule: TargetRule) -> Tensor:
         """`(B, C, h, w)` attributions as the explainer gave them; all NaN for an invalid sample."""
@@ -153,19 +201,40 @@ class ModelEvidence:
         Rows are sample-major: row `r` was made of sample `r * B // count`. Where every sample's own explanation
         failed, the explainer is not asked again.
         """
-        hopeless = not bool(self._any_attributions().isfinite().any())
+        for rows, (attributions, inputs) in self._ask(count, build):
+            yield rows, self._heatmap(attributions, inputs)
+
+    def attribute(self, count: int, build: Callable[[Tensor], Inputs]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Do as `explain` does; yields `(rows, (n, C, h, w) attributions)`."""
+        for rows, (attributions, _) in self._ask(count, build):
+            yield rows, attributions
+
+    def differentiate(self, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """`(B, C, H, W)` gradients, by the samples' images, of what `objective(logits, rows)` makes of their logits."""
 
         def call(rows: Tensor) -> Tensor:
-            inputs = build(rows)
-            if hopeless:
-                return nan_maps(inputs.images)
-            targets = inputs.targets
-            if targets is None:
-                targets = self._predict(inputs.images).argmax(dim=1)
-            owners = [self.batch.ids[row * len(self.batch) // count] for row in rows.tolist()]
-            return self._heatmap(self._asking.attribute(inputs._replace(targets=targets), owners), inputs.images)
+            images = self._micro_batch.pad(self.batch.images[rows]).requires_grad_()
+            with torch.enable_grad(), self._counter.discounting(len(rows), len(images)):
+                logits = self.model(images.clone())[: len(rows)]  # a clone, because a model may work in place
+                (gradient,) = torch.autograd.grad(objective(logits.float(), rows).sum(), images)
+            return gradient[: len(rows)]
 
-        return self._micro_batch.run(count, call, self.batch.images.device)
+        device = self.batch.images.device
+        return torch.cat([part for _, part in self._micro_batch.run(len(self.batch), call, device)])
+
+    @contextmanager
+    def through(self, model: nn.Module) -> Generator[ModelEvidence]:
+        """See the same samples through another model and the same explainer; its passes count as this one's."""
+        with ModelEvidence(
+            model=model, explainer=self.explainer, dataset=self.dataset, batch=self.batch, seed=self.seed,
+            micro_batch=self._micro_batch,
+        ) as other:  # fmt: skip
+            try:
+                yield other
+            finally:
+                self._elsewhere = self._elsewhere + other.spent().passes
+                for fault in other.faults:
+                    self.add_fault(fault)
 
     def distractors(self, count: int) -> Tensor:
         """`(B, count, C, H, W)` images of classes other than each sample's label."""
@@ -199,11 +268,11 @@ class ModelEvidence:
         batch = self.batch
         masks = None if batch.masks is None else batch.masks[:1]
         first = Inputs(batch.images[:1], self.targets("predicted")[:1], batch.keys[:1], masks)
-        self._asking.check_repeats(first)
+        self._asking("predicted").check_repeats(first)
 
     def spent(self) -> Spent:
         """All that the model did since the evidence was opened."""
-        return Spent(self._counter.passes, _now(self.batch.images.device))
+        return Spent(self._counter.passes + self._elsewhere, _now(self.batch.images.device))
 
     def spent_explaining(self) -> Spent:
         """What went into the explanations of the samples themselves, which all metrics share."""
@@ -211,14 +280,40 @@ class ModelEvidence:
 
     # ------------------------------------------------------------------ inside
 
-    @cached_property
-    def _asking(self) -> Asking:
+    def _asking(self, rule: TargetRule) -> Asking:
+        """The explainer and what it is asked about: the model, or under `"none"` the sum of its outputs."""
         if self.explainer is None:
             raise ValueError("this metric needs an explainer, and the subject has none")
-        return Asking(
-            self.model, self.explainer, seed=self.seed, micro_batch=self._micro_batch, counter=self._counter,
-            faults=self._faults,
-        )  # fmt: skip
+        summed = rule == "none" and not explainer_facts(self.explainer).target_free
+        if summed not in self._asked:
+            self._asked[summed] = Asking(
+                SummedOutput(self.model) if summed else self.model, self.explainer, seed=self.seed,
+                micro_batch=self._micro_batch, counter=self._counter, faults=self._faults,
+            )  # fmt: skip
+        return self._asked[summed]
+
+    def _ask(self, count: int, build: Callable[[Tensor], Inputs]) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """Yield `(rows, (attributions, images))`."""
+        hopeless = not bool(self._any_attributions().isfinite().any())
+
+        def call(rows: Tensor) -> tuple[Tensor, Tensor]:
+            inputs = build(rows)
+            if hopeless:
+                return nan_maps(inputs.images)[:, None], inputs.images
+            targets = inputs.targets
+            if targets is None:
+                targets = self._predict(inputs.images).argmax(dim=1)
+            owners = [self.batch.ids[row * len(self.batch) // count] for row in rows.tolist()]
+            asking = self._asking("predicted")
+            return asking.attribute(inputs._replace(targets=targets), owners), inputs.images
+
+        return self._micro_batch.run(count, call, self.batch.images.device)
+
+    def _interpret(self, rows: Tensor) -> Interpretation:
+        padded = self._micro_batch.pad(self.batch.images[rows])
+        with torch.no_grad(), self._counter.discounting(len(rows), len(padded)):
+            found = cast(Interpretable, self.model).interpret(padded)
+        return Interpretation(found.logits[: len(rows)], found.activations[: len(rows)], found.weights)
 
     def _predict(self, images: Tensor) -> Tensor:
         padded = self._micro_batch.pad(images)
@@ -231,7 +326,7 @@ class ModelEvidence:
 
     def _heatmap(self, attributions: Tensor, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        facts = self._asking.facts
+        facts = self._asking("predicted").facts
         return heatmap(attributions, (height, width), facts.reduction, rectified=facts.rectified)
 
     def _any_attributions(self) -> Tensor:
@@ -243,31 +338,35 @@ class ModelEvidence:
         result: Tensor | None = None
         todo = torch.arange(len(self.batch), device=targets.device)
         for other, known in self._attributions.items():
-            result = known.clone()
-            todo = todo[self.targets(other) != targets]
+            if "none" not in (rule, other):
+                result = known.clone()
+                todo = todo[self.targets(other) != targets]
         before = self.spent()
         parts = [
             part
             for _, part in self._micro_batch.run(
-                len(todo), lambda rows: self._explain_rows(todo[rows], targets), targets.device
+                len(todo), lambda rows: self._explain_rows(todo[rows], rule), targets.device
             )
         ]
         self._spent = self._spent + (self.spent() - before)
         self._explained += len(todo)
         if result is None:
-            return self._asking.join(parts, self.batch.ids)
+            return self._asking(rule).join(parts, self.batch.ids)
         if parts:
             owners = [*self.batch.ids, *(self.batch.ids[row] for row in todo.tolist())]
-            joined = self._asking.join([result, *parts], owners)
+            joined = self._asking(rule).join([result, *parts], owners)
             result, explained = joined[: len(result)], joined[len(result) :]
             result[todo] = explained
         return result
 
-    def _explain_rows(self, rows: Tensor, targets: Tensor) -> Tensor:
-        batch = self.batch
-        masks = None if batch.masks is None else batch.masks[rows]
-        inputs = Inputs(batch.images[rows], targets[rows], batch.keys[rows], masks)
-        return self._asking.attribute(inputs, [batch.ids[row] for row in rows.tolist()])
+    def _explain_rows(self, rows: Tensor, rule: TargetRule) -> Tensor:
+        batch, masks = self.batch, self.batch.masks
+        if rule == "none" and batch.all_masks is not None:
+            masks = batch.all_masks
+        inputs = Inputs(
+            batch.images[rows], self.targets(rule)[rows], batch.keys[rows], None if masks is None else masks[rows]
+        )
+        return self._asking(rule).attribute(inputs, [batch.ids[row] for row in rows.tolist()])
 
 
 def _now(device: torch.device) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..baselines.base import Explainer
+from ..baselines.base import Explainer, Interpretable
 from ..baselines.ensure import ExplainerFacts, explainer_facts
 from ..datasets.base import Dataset
 from ..metrics.base import Metric
@@ -148,13 +148,28 @@ def configuration_text(metric: Metric) -> str:
 
 def _reason(dataset: Dataset, model: Model, explainer: Explainer | None, metric: Metric) -> str | None:
     """Return why a metric does not apply; `None` if it does."""
+    reason = _lacking(dataset, metric)
+    if reason is None and "interpreter" in metric.needs and not isinstance(model.module, Interpretable):
+        reason = f"model {model.name} has no interpreter"
+    return reason if reason is not None or explainer is None else _unfit(explainer, dataset, model, metric)
+
+
+def _lacking(dataset: Dataset, metric: Metric) -> str | None:
+    """Return what the dataset lacks for a metric."""
     if "masks" in metric.needs and not dataset.has_masks:
         return f"dataset {dataset.name} has no masks"
     if "distractors" in metric.needs and len(dataset.classes) < 2:
         return f"dataset {dataset.name} has a single class"
-    if explainer is None:
-        return None
-    facts = explainer_facts(explainer)
+    if "backgrounds" in metric.needs and not getattr(dataset, "has_backgrounds", False):
+        return f"dataset {dataset.name} has no images without their objects"
+    return None
+
+
+def _unfit(explainer: Explainer, dataset: Dataset, model: Model, metric: Metric) -> str | None:
+    """Return why an explainer cannot be scored with a metric."""
+    facts = explainer_facts(explainer, model.module)
+    if "sum" in metric.needs and facts.sums_to is None:
+        return f"{facts.name} does not say what its attributions add up to"
     if "masks" in facts.needs and not dataset.has_masks:
         return f"{facts.name} needs masks, dataset {dataset.name} has none"
     refuses = getattr(explainer, "refuses", None)

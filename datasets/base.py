@@ -47,12 +47,20 @@ class Batch:
         labels: `(B,)` int64 class indices, or `(B, K)` bool for multi-label data.
         masks: `(B, H, W)` bool, true on the object that the label names; `None` where the dataset has none.
             A mask without a true pixel says that this sample has no annotation.
+        all_masks: `(B, H, W)` bool, true on every annotated object, whatever its class; `None` where an image has
+            no objects but those of `masks`.
+        original_masks: `B` bool masks `(h, w)`, those of `masks` in the size that the image had before it was
+            resized as a whole to `(H, W)`; `None` where that is not known or images were cropped.
+        backgrounds: `(B, C, H, W)`, the images as they are without the object; `None` where that is not known.
     """
 
     ids: tuple[str, ...]
     images: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    all_masks: Tensor | None = None
+    original_masks: tuple[Tensor, ...] | None = None
+    backgrounds: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that all members speak of the same samples."""
@@ -61,9 +69,28 @@ class Batch:
             raise ValueError(f"`Batch.images` must be ({size}, C, H, W), was {tuple(self.images.shape)}")
         if self.labels.ndim not in {1, 2} or len(self.labels) != size:
             raise ValueError(f"`Batch.labels` must be ({size},) or ({size}, K), was {tuple(self.labels.shape)}")
-        expected = (size, *self.images.shape[-2:])
-        if self.masks is not None and (tuple(self.masks.shape) != expected or self.masks.dtype != torch.bool):
-            raise ValueError(f"`Batch.masks` must be bool {expected}, was {self.masks.dtype} {tuple(self.masks.shape)}")
+        self._check_masks()
+        if self.backgrounds is not None and self.backgrounds.shape != self.images.shape:
+            raise ValueError(
+                f"`Batch.backgrounds` must be {tuple(self.images.shape)} like the images, "
+                f"was {tuple(self.backgrounds.shape)}"
+            )
+
+    def _check_masks(self) -> None:
+        expected = (len(self.ids), *self.images.shape[-2:])
+        for name, masks in (("masks", self.masks), ("all_masks", self.all_masks)):
+            if masks is not None and (tuple(masks.shape) != expected or masks.dtype != torch.bool):
+                raise ValueError(f"`Batch.{name}` must be bool {expected}, was {masks.dtype} {tuple(masks.shape)}")
+        originals = self.original_masks
+        if originals is None:
+            return
+        if len(originals) != len(self.ids):
+            raise ValueError(f"`Batch.original_masks` must be {len(self.ids)} masks, were {len(originals)}")
+        for mask in originals:
+            if mask.ndim != 2 or mask.dtype != torch.bool:
+                raise ValueError(
+                    f"`Batch.original_masks` must be bool (h, w), one was {mask.dtype} {tuple(mask.shape)}"
+                )
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -76,11 +103,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return this batch with its tensors on `device`."""
+        originals = self.original_masks
         return replace(
             self,
             images=self.images.to(device),
             labels=self.labels.to(device),
             masks=None if self.masks is None else self.masks.to(device),
+            all_masks=None if self.all_masks is None else self.all_masks.to(device),
+            original_masks=None if originals is None else tuple(mask.to(device) for mask in originals),
+            backgrounds=None if self.backgrounds is None else self.backgrounds.to(device),
         )
 
 
@@ -89,6 +120,12 @@ class Dataset(Protocol):
     """Labelled images under stable names, all of one size.
 
     Members are known without reading every image, so that a run can be planned before it starts.
+
+    A sample is one evaluation item: an image that holds several annotated classes is a sample for each of them,
+    with the mask of that class. Optional members, read with their defaults by the engine:
+
+    * `present: Tensor`, `(N, K)` bool, which classes are in the image of each sample (default: its label alone);
+    * `has_backgrounds: bool`, whether samples come with their images without the object (default false).
     """
 
     @property

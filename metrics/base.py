@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -11,9 +12,11 @@ from typing import ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..baselines.base import Interpretation
 from ..datasets.base import Batch, Normalization
 
-TargetRule = Literal["predicted", "label"]
+TargetRule = Literal["predicted", "label", "none"]
+"""Which output is explained: that of the predicted class, that of the label, or the output vector as a whole."""
 
 
 class Status(IntEnum):
@@ -114,8 +117,17 @@ class Evidence(Protocol):
         """Whether the model refuses inputs of twice the side."""
         ...
 
+    @property
+    def interpretation(self) -> Interpretation:
+        """What the model's interpreter says about the samples; for a metric that needs `"interpreter"`."""
+        ...
+
     def targets(self, rule: TargetRule) -> Tensor:
-        """`(B,)` int64: the class predicted for each sample, or its label."""
+        """`(B,)` int64: the class predicted for each sample, or its label; 0 where the whole output is explained."""
+        ...
+
+    def expected_sums(self, rule: TargetRule) -> Tensor:
+        """`(B,)` float64: what each sample's attributions should add up to; for a metric that needs `"sum"`."""
         ...
 
     def attributions(self, rule: TargetRule) -> Tensor:
@@ -139,6 +151,21 @@ class Evidence(Protocol):
 
         Rows are sample-major: with D inputs a sample, `count = B * D` and row `r` is made of sample `r // D`.
         """
+        ...
+
+    def attribute(self, count: int, build: Callable[[Tensor], Inputs]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Do as `explain` does; yields `(rows, (n, C, h, w) attributions)` as the explainer gave them."""
+        ...
+
+    def differentiate(self, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """`(B, C, H, W)` gradients, by the samples' images, of what `objective(logits, rows)` makes of their logits.
+
+        `objective` gets `(n, K)` logits and the row numbers that they belong to, and returns `(n,)` values.
+        """
+        ...
+
+    def through(self, model: nn.Module) -> AbstractContextManager[Evidence]:
+        """See the same samples through another model and the same explainer, while the context is open."""
         ...
 
     def distractors(self, count: int) -> Tensor:
@@ -178,7 +205,9 @@ class Metric(ABC):
         higher_is_better: direction.
         range: smallest and largest possible value.
         chance: what an uninformative map scores; `None` where it depends on the dataset (see the controls).
-        needs: what must be there for the metric to apply: `"explainer"`, `"masks"`, `"distractors"`.
+        needs: what must be there for the metric to apply: `"explainer"`, `"masks"`, `"distractors"`, `"backgrounds"`
+            (the images without their object), `"interpreter"` (`interpeval.baselines.base.Interpretable`), `"sum"`
+            (an explainer that says what its attributions add up to).
         reference: the publication.
         aggregations: `"items"` (mean over samples) and, where papers print it, `"classes"` (mean of class means).
     """

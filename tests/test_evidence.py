@@ -590,7 +590,7 @@ def test_the_model_is_of_fixed_size_exactly_if_it_refuses_twice_the_side():
 
 
 def test_an_unknown_target_rule_is_refused():
-    with pytest.raises(ValueError, match='`target` must be "predicted" or "label", was \'best\''):
+    with pytest.raises(ValueError, match='`target` must be "predicted", "label" or "none", was \'best\''):
         see(None).targets("best")
 
 
