@@ -14,7 +14,9 @@ from torchvision.transforms.functional import gaussian_blur
 from ..datasets.base import Batch, Normalization
 from ..datasets.philox import permutation, sample_keys, uniform
 from .base import Evidence, Facts, Metric, Scores, Status, TargetRule, invalid_maps, nan_where, status_of
-from .monte_carlo import Affine, Fill, as_affine, check_fill, fill_value, mean_over_draws, repeat_draws, warp
+from .monte_carlo import Fill, check_fill, fill_value, mean_over_draws, repeat_draws
+from .progressive_masking import MovedMasks, mask_pixels
+from .warps import WarpFamily, as_family
 
 Order = Literal["least", "most"]
 MaskFill = Fill | Literal["blur", "noise"]
@@ -102,28 +104,6 @@ def pixel_rank(order: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, positions)
 
 
-def mask_pixels(images: Tensor, rank: Tensor, count: Tensor, *, fill: Tensor) -> Tensor:
-    """Replace the first `count` pixels of each image, all channels together.
-
-    Args:
-        images: `(N, C, H, W)`.
-        rank: `(N, H*W)` position of each pixel in the order (`pixel_rank`).
-        count: `(N,)` how many pixels go.
-        fill: what they are replaced by, broadcastable to `(N, C, H, W)`.
-
-    Returns:
-        `(N, C, H, W)`, a new tensor.
-
-    Example:
-        >>> image, rank = torch.ones(1, 1, 2, 2), torch.tensor([[2, 0, 3, 1]])
-        >>> mask_pixels(image, rank, torch.tensor([2]), fill=torch.zeros(1))
-        tensor([[[[1., 0.],
-                  [1., 0.]]]])
-    """
-    gone = rank < count[:, None]
-    return torch.where(gone.view(len(images), 1, *images.shape[-2:]), fill, images)
-
-
 def fill_images(fill: MaskFill, normalization: Normalization, batch: Batch, *, seed: int) -> Tensor:
     """Make what masked pixels are replaced by, in the model's input space.
 
@@ -199,14 +179,14 @@ class MaskKPixels(Metric):
     fractions: tuple[float, ...] = _FRACTIONS
     order: Order = "least"
     fill: MaskFill = "black"
-    transform: Affine | None = field(default_factory=Affine)
+    transform: WarpFamily | None = field(default_factory=WarpFamily)
     n_draws: int = 1
     target: TargetRule = "predicted"
 
     def __post_init__(self) -> None:
         """Check the configuration."""
         if self.transform is not None:
-            object.__setattr__(self, "transform", as_affine(self.transform))
+            object.__setattr__(self, "transform", as_family(self.transform))
         object.__setattr__(self, "fractions", tuple(self.fractions))  # a list, from the command line or a suite
         steps = self.fractions
         ascending = all(low < high for low, high in pairwise(steps))
@@ -244,16 +224,18 @@ class MaskKPixels(Metric):
         count = torch.tensor([round(share * pixels) for share in self.fractions], device=maps.device)
         fills = fill_images(self.fill, evidence.normalization, batch, seed=evidence.seed)
         around = fill_value("black" if self.fill in ("blur", "noise") else self.fill, evidence.normalization, images)
-        matrices = self._matrices(evidence)
         steps, draws = len(self.fractions), self.n_draws
+        if self.transform is None:
 
-        def build(rows: Tensor) -> Tensor:
-            sample, pair, step = rows // (draws * steps), rows // steps, rows % steps
-            masked = mask_pixels(images[sample], rank[sample], count[step], fill=fills[sample])
-            if matrices is None:
-                return masked
-            first, last = int(pair[0]), int(pair[-1])  # rows come in order: all steps of a draw share its warp
-            return warp(masked, matrices[first : last + 1], fill=around, which=pair - first)
+            def build(rows: Tensor) -> Tensor:
+                sample, step = rows // (draws * steps), rows % steps
+                return mask_pixels(images[sample], rank[sample], count[step], fill=fills[sample])
+
+        else:
+            keys, numbers = repeat_draws(batch.keys, draws)
+            size = (images.shape[-2], images.shape[-1])
+            warps = self.transform.draw(evidence.seed, self.name, keys, numbers, size=size)
+            build = MovedMasks(images, rank, count, fills, warps=warps, around=around)
 
         shape = (len(maps), draws, steps)
         correct, odds = (torch.zeros(shape, dtype=torch.float64, device=maps.device).flatten() for _ in range(2))
@@ -262,14 +244,6 @@ class MaskKPixels(Metric):
             correct[rows] = (logits.argmax(dim=1) == label).double()
             odds[rows] = log_odds(logits, label)
         return correct.view(shape), odds.view(shape)
-
-    def _matrices(self, evidence: Evidence) -> Tensor | None:
-        """The warp of every (sample, draw), `(B * D, 2, 3)`."""
-        if self.transform is None:
-            return None
-        keys, draws = repeat_draws(evidence.batch.keys, self.n_draws)
-        height, width = evidence.batch.images.shape[-2:]
-        return self.transform.matrices(evidence.seed, self.name, keys, draws, size=(height, width))
 
 
 def _scores(values: Tensor, status: Tensor, *, steps: tuple[float, ...] = ()) -> Scores:

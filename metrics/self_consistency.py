@@ -11,17 +11,8 @@ from torch import Tensor
 
 from ..datasets.philox import derived_keys
 from .base import Evidence, Inputs, Metric, Scores, Status, TargetRule, invalid_maps, nan_where, status_of
-from .monte_carlo import (
-    Affine,
-    Fill,
-    as_affine,
-    check_fill,
-    fill_value,
-    mean_over_draws,
-    repeat_draws,
-    valid_region,
-    warp,
-)
+from .monte_carlo import Fill, check_fill, fill_value, mean_over_draws, repeat_draws
+from .warps import WarpFamily, Warps, as_family
 
 
 def masked_cosine(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
@@ -79,7 +70,7 @@ class SelfConsistency(Metric):
         fill: what surrounds the moved image: `"black"`, `"mean"` (of the normalisation) or a pixel value.
 
     Example:
-        >>> SelfConsistency(n_draws=2, transform=Affine(rotation=30.0)).n_draws
+        >>> SelfConsistency(n_draws=2, transform=WarpFamily(rotation=30.0)).n_draws
         2
     """
 
@@ -93,14 +84,14 @@ class SelfConsistency(Metric):
         "Wang & Wang, Self-Interpretable Model with Transformation Equivariant Interpretation, NeurIPS 2021, eq. 8"
     )
 
-    transform: Affine = field(default_factory=Affine)
+    transform: WarpFamily = field(default_factory=WarpFamily)
     n_draws: int = 8
     target: Literal["predicted", "original", "label"] = "predicted"
     fill: Fill = "black"
 
     def __post_init__(self) -> None:
         """Check the configuration."""
-        object.__setattr__(self, "transform", as_affine(self.transform))
+        object.__setattr__(self, "transform", as_family(self.transform))
         if self.n_draws < 1:
             raise ValueError(f"`n_draws` must be at least 1, was {self.n_draws}")
         if self.target not in {"predicted", "original", "label"}:
@@ -111,11 +102,11 @@ class SelfConsistency(Metric):
         """Score every sample of the batch: variants `"masked"` and `"unmasked"`."""
         keys, draws = repeat_draws(evidence.batch.keys, self.n_draws)
         height, width = evidence.batch.images.shape[-2:]
-        matrices = self.transform.matrices(evidence.seed, self.name, keys, draws, size=(height, width))
+        warps = self.transform.draw(evidence.seed, self.name, keys, draws, size=(height, width))
         maps = evidence.heatmaps(self._rule)
-        build = self._moved_inputs(evidence, matrices, derived_keys(keys, self.name, draws))
+        build = self._moved_inputs(evidence, warps, derived_keys(keys, self.name, draws))
         parts = [
-            _compare(_warp_maps(maps[rows // self.n_draws], matrices[rows]), explained, matrices[rows])
+            _compare(maps[rows // self.n_draws], explained, warps[rows])
             for rows, explained in evidence.explain(len(keys), build)
         ]
         cosine, silent, invalid = (
@@ -132,30 +123,31 @@ class SelfConsistency(Metric):
         """How the class explained for the unmoved image is chosen."""
         return "label" if self.target == "label" else "predicted"
 
-    def _moved_inputs(self, evidence: Evidence, matrices: Tensor, keys: Tensor) -> Callable[[Tensor], Inputs]:
+    def _moved_inputs(self, evidence: Evidence, warps: Warps, keys: Tensor) -> Callable[[Tensor], Inputs]:
         """Return what makes the inputs of some (sample, draw) rows: `T_β(x)`, with the masks moved along."""
         batch = evidence.batch
         targets = None if self.target == "predicted" else evidence.targets(self._rule)
         fill = fill_value(self.fill, evidence.normalization, batch.images)
 
         def build(rows: Tensor) -> Inputs:
-            sample = rows // self.n_draws
+            sample, moving = rows // self.n_draws, warps[rows]
+            masks = None if batch.masks is None else batch.masks[sample, None].float()
             return Inputs(
-                images=warp(batch.images[sample], matrices[rows], fill=fill),
+                images=moving.apply(batch.images[sample], fill=fill),
                 targets=None if targets is None else targets[sample],
                 keys=keys[rows],
-                masks=None if batch.masks is None else _warp_maps(batch.masks[sample].float(), matrices[rows]) > 0.5,
+                masks=None if masks is None else moving.apply(masks)[:, 0] > 0.5,
             )
 
         return build
 
 
-def _compare(moved: Tensor, explained: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Compare `(n, H, W)` maps: cosine, whether one is silent, whether one is invalid.
+def _compare(maps: Tensor, explained: Tensor, warps: Warps) -> tuple[Tensor, Tensor, Tensor]:
+    """Compare warped `(n, H, W)` maps with others: cosine, whether one is silent, whether one is invalid.
 
     Each `(n, 2)`, within the valid region and over all pixels; the cosine is NaN where that region is empty.
     """
-    region = valid_region(matrices, (moved.shape[-2], moved.shape[-1]))
+    moved, region = warps.apply(maps[:, None])[:, 0], warps.region
     masks = (region, torch.ones_like(region))
     cosine = torch.stack([masked_cosine(moved, explained, mask) for mask in masks], dim=1)
     cosine[:, 0].masked_fill_(~region.flatten(1).any(dim=1), torch.nan)
@@ -175,11 +167,6 @@ def _scores(cosine: Tensor, silent: Tensor, invalid: Tensor) -> Scores:
         invalid=invalid,
     )
     return Scores(nan_where(values, status >= Status.NO_TRUTH), status, variance)
-
-
-def _warp_maps(maps: Tensor, matrices: Tensor) -> Tensor:
-    """Warp `(N, H, W)` maps, with zeros outside."""
-    return warp(maps[:, None], matrices)[:, 0]
 
 
 def _silent(maps: Tensor, mask: Tensor) -> Tensor:

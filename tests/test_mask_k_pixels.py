@@ -23,7 +23,7 @@ from interpeval.metrics.mask_k_pixels import (
     pixel_order,
     pixel_rank,
 )
-from interpeval.metrics.monte_carlo import Affine, warp
+from interpeval.metrics.warps import WarpFamily, warp
 from reference import mask_k_pixels as slow
 from small_subject import FromImage, Grad, Pictures, SmallNet, see
 
@@ -196,7 +196,7 @@ def _in_float64(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 @pytest.mark.parametrize("moves", [True, False])
 def test_the_curves_are_their_definition(size: tuple[int, int], order: str, moves: bool) -> None:
     fractions = (0.0, 0.1, 0.35, 0.5, 1.0)
-    transform = Affine() if moves else None
+    transform = WarpFamily() if moves else None
     metric = MaskKPixels(fractions=fractions, order=order, transform=transform)  # type: ignore[arg-type]
     evidence = see(Grad(), dataset=Pictures(size=size), seed=3)
     scores, maps, batch = metric.score(evidence), evidence.heatmaps("predicted"), evidence.batch
@@ -223,7 +223,7 @@ def test_the_curves_are_their_definition(size: tuple[int, int], order: str, move
 def test_several_draws_average_the_single_ones() -> None:
     """Draw d of three is the only draw of a family that always gives draw d."""
 
-    class Only(Affine):
+    class Only(WarpFamily):
         number = 0
 
         def matrices(
@@ -421,7 +421,7 @@ def test_a_silent_map_is_ordered_at_random_and_not_marked() -> None:
 
 def test_a_metric_takes_what_the_command_line_gives() -> None:
     given = MaskKPixels(fractions=[0, 0.5], transform={"rotation": 30.0})  # type: ignore[arg-type]
-    assert given == MaskKPixels(fractions=(0.0, 0.5), transform=Affine(rotation=30.0))
+    assert given == MaskKPixels(fractions=(0.0, 0.5), transform=WarpFamily(rotation=30.0))
     assert score(given, GREY)["accuracy"].steps == (0.0, 0.5)
 
 

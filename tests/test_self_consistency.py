@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from interpeval.bench.evidence import ModelEvidence
 from interpeval.datasets.philox import derived_keys
 from interpeval.metrics.base import Inputs, Scores, Status
-from interpeval.metrics.monte_carlo import Affine, affine_matrices, repeat_draws, warp
+from interpeval.metrics.monte_carlo import repeat_draws
 from interpeval.metrics.self_consistency import SelfConsistency, masked_cosine
+from interpeval.metrics.warps import WarpFamily, affine_matrices, warp
 from reference import self_consistency as slow
 from small_subject import FromImage, Grad, Pictures, SmallNet, see
 
@@ -27,7 +28,7 @@ ONES = FromImage(lambda inputs: torch.ones_like(inputs[:, :1]))
 
 
 @dataclass(frozen=True)
-class Fixed(Affine):
+class Fixed(WarpFamily):
     """One known warp for each draw: degrees, and shares of the side in x and y."""
 
     warps: tuple[tuple[float, float, float], ...] = ((0.0, 0.0, 0.0),)
@@ -157,7 +158,7 @@ def test_the_target_rule_decides_whose_class_is_explained(target: str, expected:
 @pytest.mark.parametrize("size", [(9, 9), (7, 10)])
 @pytest.mark.parametrize("fill", ["black", "mean"])
 def test_the_score_is_its_definition(size: tuple[int, int], fill: str) -> None:
-    metric = SelfConsistency(transform=Affine(), n_draws=3, fill=fill)  # type: ignore[arg-type]
+    metric = SelfConsistency(transform=WarpFamily(), n_draws=3, fill=fill)  # type: ignore[arg-type]
     model, explainer, dataset = SmallNet(), Grad(), Pictures(size=size)
     evidence = see(explainer, model=model, dataset=dataset, seed=4)
     scores, batch = metric.score(evidence), evidence.batch
@@ -205,7 +206,7 @@ def test_more_draws_keep_the_first_ones() -> None:
 
 
 @dataclass(frozen=True)
-class OnlyDraw(Affine):
+class OnlyDraw(WarpFamily):
     """The default family, but always one numbered draw of it."""
 
     number: int = 0

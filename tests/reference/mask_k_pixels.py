@@ -8,7 +8,7 @@ from math import exp, log
 import numpy as np
 from numpy.typing import NDArray
 
-from .monte_carlo import place_of_matrix, warp
+from .warps import place_of_matrix, warp
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from .monte_carlo import place_of_matrix, valid_region, warp
+from .warps import place_of_matrix, valid_region, warp
 
 Floats = NDArray[np.float64]
 
