@@ -104,12 +104,14 @@ class _WatchedTensor:
         return [f"{what} `{self.name}`" for what, changed in found.items() if changed]
 
     def _restore_data(self) -> bool:
-        changed = not _same(self.tensor.data, self.copy)
-        if not _same_place(self.tensor.data, self.data):
-            self.tensor.data = self.data
-        if not _same(self.data, self.copy):
+        now = self.tensor.data
+        intact = _same(self.data, self.copy)
+        if not intact:
             self.data.copy_(self.copy)
-        return changed
+        if _same_place(now, self.data):
+            return not intact
+        self.tensor.data = self.data
+        return not _same(now, self.copy)
 
     def _restore_requires_grad(self) -> bool:
         changed = self.tensor.requires_grad != self.requires_grad or self.tensor.is_leaf != self.is_leaf
@@ -158,6 +160,8 @@ def _same_place(tensor: Tensor, kept: Tensor) -> bool:
 
 def _put_back(current: dict[Any, Any], kept: dict[Any, Any]) -> bool:
     """Make a module's dictionary hold `kept` again; return whether it did not."""
+    if not current and not kept:  # nearly all dictionaries of hooks
+        return False
     if current.keys() == kept.keys() and all(current[key] is value for key, value in kept.items()):
         return False
     current.clear()
