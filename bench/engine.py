@@ -95,7 +95,7 @@ def score(
         key=row.key(shard),
         about={**row.about, **versions(), "device": device_name(options.device)},
         ids=batch.ids,
-        classes=batch.labels.cpu(),
+        classes=_classes(batch.labels).cpu(),
         metrics=results,
         faults=tuple(vars(fault) for fault in evidence.faults),
         previews=previews,
@@ -168,11 +168,16 @@ def _measure(metric: Metric, evidence: ModelEvidence) -> MetricResult:
         version=metric.version,
         configuration=configuration_text(metric),
         aggregations=metric.aggregations,
-        facts={variant: (metric.facts(variant).higher_is_better, metric.facts(variant).chance) for variant in scores},
+        facts={variant: metric.facts(variant) for variant in scores},
         scores=scores,
         seconds=alone.seconds,
         passes=alone.passes.forward + alone.passes.backward,
     )
+
+
+def _classes(labels: Tensor) -> Tensor:
+    """`(n,)` int64 label of each sample; all 0 where samples have several, so that class means are plain means."""
+    return labels if labels.ndim == 1 else labels.new_zeros(len(labels), dtype=torch.int64)
 
 
 def _all_invalid(size: int) -> Scores:
@@ -188,7 +193,8 @@ def _previews(shard: range, evidence: ModelEvidence) -> dict[str, Tensor]:
         return {}
     batch = evidence.batch
     rules = evidence.computed_attributions()
-    heatmaps = evidence.heatmaps("none" if {*rules} == {"none"} else "label")[:count]
+    usual: TargetRule = "label" if batch.labels.ndim == 1 else "predicted"
+    heatmaps = evidence.heatmaps("none" if {*rules} == {"none"} else usual)[:count]
     previews = {
         "images": evidence.normalization.to_pixels(batch.images[:count]).clamp(0, 1),
         "heatmaps": torch.where(invalid_maps(heatmaps).view(-1, 1, 1), torch.zeros_like(heatmaps), heatmaps),

@@ -95,6 +95,7 @@ class ModelEvidence:
             rule: tensor.to(batch.images.device) for rule, tensor in (known or {}).items()
         }
         self._elsewhere = Passes(0, 0)
+        self._origin: ModelEvidence | None = None
         self._asked: dict[bool, Asking] = {}
         self._spent = Spent(Passes(0, 0), 0.0)
         self._explained = 0
@@ -165,6 +166,8 @@ class ModelEvidence:
         if rule == "predicted":
             return self.logits.argmax(dim=1)
         if rule == "label":
+            if self.batch.labels.ndim != 1:
+                raise ValueError('`target` must not be "label" for samples of several labels; use "predicted"')
             return self.batch.labels
         if rule == "none":
             return torch.zeros(len(self.batch), dtype=torch.int64, device=self.batch.images.device)
@@ -172,6 +175,8 @@ class ModelEvidence:
 
     def expected_sums(self, rule: TargetRule) -> Tensor:
         """`(B,)` float64: the target's logit, above that of the reference input where the explainer says so."""
+        if rule == "none":
+            raise ValueError('`target` must be "predicted" or "label": what a whole output adds up to is not known')
         targets, stated = self.targets(rule), self._asking(rule).facts.sums_to
         logits = self.logits.double().gather(1, targets[:, None])[:, 0]
         if stated == "logit":
@@ -209,11 +214,15 @@ class ModelEvidence:
         for rows, (attributions, _) in self._ask(count, build):
             yield rows, attributions
 
-    def differentiate(self, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """`(B, C, H, W)` gradients, by the samples' images, of what `objective(logits, rows)` makes of their logits."""
+    def differentiate(self, objective: Callable[[Tensor, Tensor], Tensor], *, at: Tensor | None = None) -> Tensor:
+        """`(B, C, H, W)` gradients, by the samples' images, of what `objective(logits, rows)` makes of their logits.
+
+        With `at`, `(B, C, H, W)`, these images stand in the place of the samples'.
+        """
+        points = self.batch.images if at is None else at.detach()
 
         def call(rows: Tensor) -> Tensor:
-            images = self._micro_batch.pad(self.batch.images[rows]).requires_grad_()
+            images = self._micro_batch.pad(points[rows]).requires_grad_()
             with torch.enable_grad(), self._counter.discounting(len(rows), len(images)):
                 logits = self.model(images.clone())[: len(rows)]  # a clone, because a model may work in place
                 (gradient,) = torch.autograd.grad(objective(logits.float(), rows).sum(), images)
@@ -229,6 +238,7 @@ class ModelEvidence:
             model=model, explainer=self.explainer, dataset=self.dataset, batch=self.batch, seed=self.seed,
             micro_batch=self._micro_batch,
         ) as other:  # fmt: skip
+            other._origin = self
             try:
                 yield other
             finally:
@@ -330,6 +340,9 @@ class ModelEvidence:
         return heatmap(attributions, (height, width), facts.reduction, rectified=facts.rectified)
 
     def _any_attributions(self) -> Tensor:
+        """Attributions of the samples, by which an explainer that always fails is known; the model's first seen."""
+        if self._origin is not None:
+            return self._origin._any_attributions()
         return next(iter(self._attributions.values())) if self._attributions else self.attributions("predicted")
 
     def _explain_batch(self, rule: TargetRule) -> Tensor:

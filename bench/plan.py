@@ -160,6 +160,8 @@ def _lacking(dataset: Dataset, metric: Metric) -> str | None:
         return f"dataset {dataset.name} has no masks"
     if "distractors" in metric.needs and len(dataset.classes) < 2:
         return f"dataset {dataset.name} has a single class"
+    if "label" in metric.needs and dataset.labels.ndim != 1:
+        return f"dataset {dataset.name} has several labels per sample"
     if "backgrounds" in metric.needs and not getattr(dataset, "has_backgrounds", False):
         return f"dataset {dataset.name} has no images without their objects"
     return None

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..leaderboards.csv_table import write_csv
 from ..leaderboards.curves import curves_figure
+from ..leaderboards.ranks import Comparison, Difference, Rank, compare, paired_differences, ranks, unbeaten
 from ..leaderboards.record import COLUMNS, Record, records
 from ..leaderboards.series import NotApplicable, Series
 from ..leaderboards.terminal import control_notes, summary_table
@@ -26,6 +27,7 @@ SCORE_COLUMNS = (
     "dataset", "sample_id", "model", "explainer", "explainer_params", "metric", "variant", "step", "value", "status",
     "mc_se",
 )  # fmt: skip
+_RANK_TYPES = dict.fromkeys(("rank", "rank_low", "rank_high"), "Int64")  # whole numbers, some of them missing
 
 
 class _Part(NamedTuple):
@@ -73,6 +75,10 @@ class Results:
         frames = [_frame(series) for series in self.series]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(SCORE_COLUMNS))
 
+    @cached_property
+    def _comparisons(self) -> list[Comparison]:
+        return compare(self.series, seed=self.seed)
+
     @property
     def faults(self) -> list[Mapping[str, Any]]:
         """What explainers did wrong, joined over units: dataset, model, explainer, kind, message, ids."""
@@ -91,9 +97,18 @@ class Results:
         """Return the leaderboard as a table with the columns of `leaderboard.csv`."""
         return pd.DataFrame([record.model_dump(by_alias=True) for record in self.records], columns=list(COLUMNS))
 
+    def ranks(self) -> pd.DataFrame:
+        """Return where every explainer stands, controls included, as a table with the columns of `Rank`."""
+        return pd.DataFrame(ranks(self._comparisons), columns=list(Rank._fields)).astype(_RANK_TYPES)
+
+    def differences(self) -> pd.DataFrame:
+        """Return every two explainers compared on the same samples, as a table with the columns of `Difference`."""
+        return pd.DataFrame(paired_differences(self._comparisons), columns=list(Difference._fields))
+
     def table(self) -> str:
         """Return the leaderboard as text, with what a reader must be warned of."""
-        return "\n\n".join(filter(None, [summary_table(self.records), "\n".join(control_notes(self.records))]))
+        table = summary_table(self.records, unbeaten=unbeaten(self._comparisons))
+        return "\n\n".join(filter(None, [table, "\n".join(control_notes(self.records))]))
 
     def save(self, folder: str | Path) -> Path:
         """Write the units, `leaderboard.csv` and the pictures into a folder, and return it."""
@@ -115,7 +130,7 @@ class Results:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         drawn: list[Path] = []
-        curves = [series for series in self.series if series.steps]
+        curves = [series for series in self.series if series.is_curve]
         if curves:
             curves_figure(curves, folder / "mask_k_curves.png", seed=self.seed)
             drawn.append(folder / "mask_k_curves.png")
@@ -148,8 +163,8 @@ def _series(parts: Sequence[_Part], variant: str) -> Series:
         metric=result.name,
         metric_version=result.version,
         variant="/".join(filter(None, (result.configuration, variant))),
-        higher_is_better=fact[0],
-        chance=fact[1],
+        higher_is_better=fact.higher_is_better,
+        chance=fact.chance,
         seconds=sum(part.result.seconds for part in parts),
         passes=sum(part.result.passes for part in parts),
         ids=tuple(
@@ -164,6 +179,7 @@ def _series(parts: Sequence[_Part], variant: str) -> Series:
         classes=np.concatenate([part.unit.classes.numpy() for part in parts])[keep],
         steps=result.scores[variant].steps,
         aggregations=result.aggregations,
+        range=fact.range,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..leaderboards.files import write_whole
-from ..metrics.base import Scores
+from ..metrics.base import Facts, Scores
 
 SCHEMA = 1
 _SCORE_ARRAYS = ("values", "status", "variance")
@@ -32,7 +33,7 @@ class MetricResult:
         version: its version.
         configuration: its fields that differ from their defaults, as text in names of variants; empty by default.
         aggregations: how samples are averaged.
-        facts: direction and chance level of every variant.
+        facts: direction, range and chance level of every variant.
         scores: per-sample scores of every variant.
         seconds: time this metric took, the explanations that all metrics share included if it reads them.
         passes: forward and backward passes it took, likewise.
@@ -42,7 +43,7 @@ class MetricResult:
     version: int
     configuration: str
     aggregations: tuple[str, ...]
-    facts: Mapping[str, tuple[bool, float | None]]
+    facts: Mapping[str, Facts]
     scores: Mapping[str, Scores]
     seconds: float
     passes: int
@@ -158,7 +159,12 @@ def _to_parts(unit: Unit) -> tuple[dict[str, Tensor], dict[str, Any]]:
         entry = {name: value for name, value in vars(result).items() if name not in {"scores", "facts"}}
         entry["variants"] = {}
         for variant, scores in result.scores.items():
-            entry["variants"][variant] = {"facts": result.facts[variant], "steps": scores.steps}
+            facts = result.facts[variant]
+            entry["variants"][variant] = {
+                "facts": (facts.higher_is_better, facts.chance),
+                "range": [end if math.isfinite(end) else None for end in facts.range],  # JSON has no infinity
+                "steps": scores.steps,
+            }
             for part in _SCORE_ARRAYS:
                 tensor = getattr(scores, part)
                 if tensor is not None:
@@ -183,6 +189,12 @@ def _scores(arrays: Mapping[str, Tensor], prefix: str, *, steps: tuple[float, ..
     return Scores(values, status, arrays.get(f"{prefix}/variance"), steps)
 
 
+def _facts(variant: Mapping[str, Any]) -> Facts:
+    higher_is_better, chance = variant["facts"]
+    low, high = variant.get("range", (None, None))  # earlier units do not state it
+    return Facts(higher_is_better, (-math.inf if low is None else low, math.inf if high is None else high), chance)
+
+
 def _from_parts(arrays: Mapping[str, Tensor], description: Mapping[str, Any]) -> Unit:
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in arrays.items() if name.startswith(prefix)}
@@ -195,7 +207,7 @@ def _from_parts(arrays: Mapping[str, Tensor], description: Mapping[str, Any]) ->
             version=entry["version"],
             configuration=entry["configuration"],
             aggregations=tuple(entry["aggregations"]),
-            facts={variant: (facts["facts"][0], facts["facts"][1]) for variant, facts in variants.items()},
+            facts={variant: _facts(facts) for variant, facts in variants.items()},
             scores={
                 variant: _scores(arrays, f"{key}/{variant}", steps=tuple(facts["steps"]))
                 for variant, facts in variants.items()

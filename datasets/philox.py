@@ -72,7 +72,8 @@ def derived_keys(keys: Tensor, stream: str, draws: Tensor | int) -> Tensor:
     A stochastic explainer that is asked about a transformed copy of a sample draws by such a key, so that copies
     of one sample get independent numbers which still depend on nothing else.
     """
-    words = _blocks(0, stream, keys, torch.as_tensor(draws, device=keys.device).expand_as(keys), 1)[:, 0]
+    draws = torch.as_tensor(draws, device=keys.device).expand_as(keys)
+    words = _blocks(0, stream, keys, draws, torch.zeros(1, dtype=torch.int64, device=keys.device))[:, 0]
     return (words[:, 1] << 32) | words[:, 0]
 
 
@@ -89,7 +90,8 @@ def random_words(seed: int, stream: str, keys: Tensor, draws: Tensor | int, size
     Returns:
         `(B, size)` int64 in `[0, 2**32)`. The first words do not depend on `size`.
     """
-    blocks = _blocks(seed, stream, keys, torch.as_tensor(draws, device=keys.device).expand_as(keys), -(-size // 4))
+    draws = torch.as_tensor(draws, device=keys.device).expand_as(keys)
+    blocks = _blocks(seed, stream, keys, draws, torch.arange(-(-size // 4), device=keys.device))
     return blocks.flatten(1)[:, :size]
 
 
@@ -107,19 +109,52 @@ def uniform(seed: int, stream: str, keys: Tensor, draws: Tensor | int, size: int
 def permutation(seed: int, stream: str, keys: Tensor, draws: Tensor | int, size: int) -> Tensor:
     """Draw a `(B, size)` int64 random permutation of `0 … size-1` for every (sample key, draw) pair."""
     words = random_words(seed, stream, keys, draws, 2 * size).view(len(keys), size, 2)
-    # 63 bits of randomness to sort by: two equal ones are improbable (1e-9 for 10**5 elements), and the
-    # stable sort keeps the result defined even then.
-    return torch.argsort((words[..., 0] << 31) ^ words[..., 1], dim=1, stable=True)
+    return torch.argsort(_joined(words), dim=1, stable=True)
 
 
-def _blocks(seed: int, stream: str, keys: Tensor, draws: Tensor, count: int) -> Tensor:
-    """`(B, count, 4)` words: counter = (block, draw, sample key), key = hash of (seed, stream)."""
+def permutation_keys(seed: int, stream: str, keys: Tensor, draws: Tensor | int, members: Tensor) -> Tensor:
+    """Draw the numbers that `permutation` sorts by, for some of its members only.
+
+    Args:
+        seed: the run's seed.
+        stream: name of what is drawn.
+        keys: `(N,)` int64 sample keys, repeated for every member asked about.
+        draws: `(N,)` int64 or one number.
+        members: `(N,)` int64, numbers of `0 … size-1`, whatever the size.
+
+    Returns:
+        `(N,)` int64: of two members of one sample, the one with the smaller number stands first.
+
+    Example:
+        >>> key = sample_keys(["a"])
+        >>> numbers = permutation_keys(0, "demo", key.expand(6), 0, torch.arange(6))
+        >>> bool((numbers.argsort() == permutation(0, "demo", key, 0, 6)[0]).all())
+        True
+    """
+    draws = torch.as_tensor(draws, device=keys.device).expand_as(keys)
+    words = _blocks(seed, stream, keys, draws, members[:, None] // 2).view(-1, 2, 2)
+    return _joined(words[torch.arange(len(members), device=keys.device), members % 2])
+
+
+def _joined(words: Tensor) -> Tensor:
+    """Join `(..., 2)` words to `(...)` numbers to sort by.
+
+    63 bits of randomness: two equal ones are improbable (1e-9 for 10**5 elements), and a stable sort keeps the result
+    defined even then.
+    """
+    return (words[..., 0] << 31) ^ words[..., 1]
+
+
+def _blocks(seed: int, stream: str, keys: Tensor, draws: Tensor, block: Tensor) -> Tensor:
+    """`(B, n, 4)` words of `(n,)` or `(B, n)` blocks.
+
+    Counter = (block, draw, sample key), key = hash of (seed, stream).
+    """
     digest = hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest()
     key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"))
-    block = torch.arange(count, dtype=torch.int64, device=keys.device)
     counter = torch.stack(
         torch.broadcast_tensors(
-            block[None, :], (draws & _WORD)[:, None], (keys & _WORD)[:, None], ((keys >> 32) & _WORD)[:, None]
+            block, (draws & _WORD)[:, None], (keys & _WORD)[:, None], ((keys >> 32) & _WORD)[:, None]
         ),
         dim=-1,
     )

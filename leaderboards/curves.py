@@ -91,7 +91,7 @@ def draw_curves(series: Sequence[Series | NotApplicable], *, seed: int = 0) -> F
     Raises:
         ValueError: if no series is a curve.
     """
-    curves = [item for item in series if isinstance(item, Series) and item.steps]
+    curves = [item for item in series if isinstance(item, Series) and item.is_curve]
     curves.sort(key=lambda item: (item.explainer, item.explainer_params))  # which is drawn above which
     if not curves:
         raise ValueError("`series` must hold at least one curve (a series with steps), but none has steps")
@@ -126,7 +126,8 @@ def _columns(curves: list[Series]) -> list[tuple[str, str]]:
 
 def _styles(curves: list[Series]) -> dict[tuple[str, str], _Style]:
     styles: dict[tuple[str, str], _Style] = {}
-    for (name, params), label in labels(curves).items():
+    for (name, params), words in labels(curves).items():
+        label = words or "the model alone"
         if name in CONTROLS:
             colour, dash = _CONTROL_STYLES[name]
             styles[name, params] = _Style(label, colour, dash, 1.2)
@@ -158,8 +159,15 @@ def _means(chosen: list[Series], *, seed: int) -> Iterator[tuple[Series, Estimat
     """Mean and interval at each step; curves over the same samples are resampled together."""
     for ids in dict.fromkeys(item.ids for item in chosen):
         together = [item for item in chosen if item.ids == ids]
-        means = estimate(ids, np.hstack([item.values for item in together]), seed=seed)
-        ends = np.cumsum([len(item.steps) for item in together])
+        lengths = [len(item.steps) for item in together]
+        means = estimate(
+            ids,
+            np.hstack([item.values for item in together]),
+            seed=seed,
+            clusters=together[0].clusters or None,
+            bounds=np.repeat([item.range for item in together], lengths, axis=0),
+        )
+        ends = np.cumsum(lengths)
         for item, end in zip(together, ends, strict=True):
             part = slice(end - len(item.steps), end)
             yield item, Estimate(means.value[part], means.low[part], means.high[part], means.n[part])

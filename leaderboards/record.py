@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from .ratios import estimate_ratios
 from .series import Identity, NotApplicable, Series, Status
 from .statistics import estimate, monte_carlo_error
 
@@ -40,9 +41,9 @@ class Record(BaseModel):
         mc_se: standard error of the mean due to Monte Carlo draws alone; `None` for a metric without draws.
         higher_is_better: direction.
         chance: what an uninformative map scores; `None` where that depends on the dataset.
-        n: number of samples in the mean, degenerate ones included.
+        n: number of samples in the mean, degenerate ones included unless the metric was told to skip them.
         n_invalid: number of samples left out because the explainer failed on them.
-        n_degenerate: number of samples in the mean with a silent map.
+        n_degenerate: number of samples with a silent map, in the mean at the metric's worst value or skipped.
         n_no_truth: number of samples left out because there is nothing to compare with.
         seed: seed of the run.
         seconds: wall time spent on it.
@@ -103,7 +104,7 @@ COLUMNS: tuple[str, ...] = tuple(field.alias or name for name, field in Record.m
 def records(series: Sequence[Series | NotApplicable], *, seed: int) -> list[Record]:
     """Average per-sample scores into the rows of a leaderboard.
 
-    Every series that is not a curve gives one row per aggregation (the second kind with variant `class_mean`, or
+    Every series that is not a curve gives one row per aggregation (class means with variant `class_mean`, or
     `masked/class_mean` for a variant `masked`); what does not apply gives a row without a value. Curves give none:
     their areas are series of their own.
 
@@ -127,41 +128,82 @@ def records(series: Sequence[Series | NotApplicable], *, seed: int) -> list[Reco
         (0.5, 2, 1, 1)
     """
     rows: list[Record] = []
-    together: dict[tuple[tuple[str, ...], bytes], list[Series]] = defaultdict(list)
-    for item in sorted(series, key=_position):
+    together: dict[tuple[Any, ...], list[Series]] = defaultdict(list)
+    for item in sorted(series, key=position):
         if isinstance(item, NotApplicable):
             rows.append(_not_applicable(item))
+        elif "ratios" in item.aggregations:
+            rows.append(_ratios(item, seed=seed))
         elif not item.steps:
-            if "items" in item.aggregations:
-                together[item.ids, b""].append(item)
-            if "classes" in item.aggregations:
-                together[item.ids, item.classes.tobytes()].append(item)
-    for (_, classes), batch in together.items():
-        rows += _measured(batch, by_class=bool(classes), seed=seed)
-    return sorted(rows, key=_position)
+            for aggregation in item.aggregations:
+                classes = item.classes.tobytes() if aggregation == "classes" else b""
+                together[aggregation, item.ids, item.clusters, classes].append(item)
+    for (aggregation, *_), batch in together.items():
+        rows += _measured(batch, by_class=aggregation == "classes", seed=seed)
+    return sorted(rows, key=position)
+
+
+def published_variant(item: Series, *, by_class: bool) -> str:
+    """Return the variant under which a mean of this series is published."""
+    return "/".join(filter(None, (item.variant, CLASS_MEAN if by_class else "")))
+
+
+def position(row: Identity | Record) -> tuple[str | int, ...]:
+    """Return what tells a row from all others, which is also what rows are sorted by; the variant is the last part."""
+    return (
+        row.dataset, row.dataset_revision, row.model, row.model_digest, row.explainer, row.explainer_params,
+        row.metric, row.metric_version, row.variant,
+    )  # fmt: skip
 
 
 def _measured(batch: list[Series], *, by_class: bool, seed: int) -> list[Record]:
     """Rows of series over the same samples (and classes), estimated together."""
     values = np.stack([item.values for item in batch], axis=1)
-    result = estimate(batch[0].ids, values, seed=seed, classes=batch[0].classes if by_class else None)
+    result = estimate(
+        batch[0].ids,
+        values,
+        seed=seed,
+        classes=batch[0].classes if by_class else None,
+        clusters=batch[0].clusters or None,
+        bounds=np.array([item.range for item in batch]),
+    )
     return [
         Record(
             **_identity(item),
-            variant="/".join(filter(None, (item.variant, CLASS_MEAN if by_class else ""))),
+            variant=published_variant(item, by_class=by_class),
             value=_or_none(result.value[column]),
             ci_low=_or_none(result.low[column]),
             ci_high=_or_none(result.high[column]),
             mc_se=_monte_carlo_error(item, by_class=by_class),
             n=int(result.n[column]),
             n_invalid=item.count(Status.INVALID),
-            n_degenerate=item.count(Status.DEGENERATE),
+            n_degenerate=item.count(Status.DEGENERATE, Status.SKIPPED),
             n_no_truth=item.count(Status.NO_TRUTH),
             kind="measured",
             source=f"classes seen: {len(np.unique(item.classes[item.valid]))}" if by_class else "",
         )
         for column, item in enumerate(batch)
     ]
+
+
+def _ratios(item: Series, *, seed: int) -> Record:
+    """Row of a series whose number is a mean of ratios."""
+    # A metric that failed on all samples has said nothing of its ratios.
+    counts = item.values if item.steps else np.full((len(item.ids), 2), np.nan)
+    found = estimate_ratios(item.ids, counts, seed=seed, clusters=item.clusters or None)
+    return Record(
+        **_identity(item),
+        variant=item.variant,
+        value=_or_none(found.value),
+        ci_low=_or_none(found.low),
+        ci_high=_or_none(found.high),
+        n=found.n,
+        n_invalid=item.count(Status.INVALID),
+        n_degenerate=item.count(Status.DEGENERATE, Status.SKIPPED),
+        n_no_truth=item.count(Status.NO_TRUTH),
+        kind="measured",
+        source=f"classes seen: {found.n_ratios}" if len(item.steps) > 2 else "",
+    )
 
 
 def _not_applicable(item: NotApplicable) -> Record:
@@ -180,13 +222,6 @@ def _not_applicable(item: NotApplicable) -> Record:
 def _identity(item: Identity) -> dict[str, Any]:
     """What a record takes over unchanged."""
     return {field.name: getattr(item, field.name) for field in fields(Identity) if field.name != "variant"}
-
-
-def _position(row: Identity | Record) -> tuple[str | int, ...]:
-    return (
-        row.dataset, row.dataset_revision, row.model, row.model_digest, row.explainer, row.explainer_params,
-        row.metric, row.metric_version, row.variant,
-    )  # fmt: skip
 
 
 def _monte_carlo_error(item: Series, *, by_class: bool) -> float | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-AGGREGATIONS = ("items", "classes")
+AGGREGATIONS = ("items", "classes", "ratios")
 
 
 class Status(IntEnum):
@@ -21,6 +22,7 @@ class Status(IntEnum):
     DEGENERATE = 1
     NO_TRUTH = 2
     INVALID = 3
+    SKIPPED = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +87,18 @@ class Series(Identity):
 
     Attributes:
         ids: N names of samples, all different.
-        values: `(N,)` float64, or `(N, S)` for a curve; NaN exactly where `status` is `NO_TRUTH` or `INVALID`.
+        values: `(N,)` float64, or `(N, S)` for a curve; NaN exactly where `status` is `NO_TRUTH`,
+            `INVALID` or `SKIPPED`.
         status: `(N,)` uint8 of `Status`.
         variance: `(N,)` float64, variance of `values` due to Monte Carlo draws; `None` without draws.
         classes: `(N,)` int64, class of each sample, for the mean of class means.
         steps: the S positions of a curve; empty otherwise.
-        aggregations: `"items"` (mean over samples), `"classes"` (mean over seen classes of class means), or both.
+        aggregations: `"items"` (mean over samples), `"classes"` (mean over seen classes of class means), or both; or
+            `"ratios"`: the values are no curve but the numerators of S/2 ratios, then their denominators, and the
+            number is the mean of the ratios of their sums over samples (`interpeval.leaderboards.ratios`).
+        range: smallest and largest possible value.
+        clusters: N names, equal for samples that depend on each other, such as the items of one image; empty if
+            none do.
 
     Raises:
         ValueError: if the members do not speak of the same samples, or a value that counts is not finite.
@@ -103,6 +111,8 @@ class Series(Identity):
     classes: NDArray[np.int64]
     steps: tuple[float, ...] = ()
     aggregations: tuple[str, ...] = ("items",)
+    range: tuple[float, float] = (-math.inf, math.inf)
+    clusters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that all members speak of the same samples and that NaN means what it must."""
@@ -113,7 +123,9 @@ class Series(Identity):
         for name, array in (("status", self.status), ("variance", self.variance), ("classes", self.classes)):
             if array is not None:
                 self._check(name, array.shape == (size,), f"of shape {(size,)}", f"was {array.shape}")
-        self._check("status", bool(np.isin(self.status, list(Status)).all()), "codes 0 to 3", "has others")
+        clusters = len(self.clusters)
+        self._check("clusters", clusters in {0, size}, f"{size} names or none", f"were {clusters}")
+        self._check("status", bool(np.isin(self.status, list(Status)).all()), f"codes 0 to {max(Status)}", "has others")
         unknown = [aggregation for aggregation in self.aggregations if aggregation not in AGGREGATIONS]
         self._check("aggregations", not unknown, f"among {AGGREGATIONS}", f"has {unknown}")
         self._check_values()
@@ -132,10 +144,15 @@ class Series(Identity):
             raise ValueError(f"`Series.{field}` of {where} must be {must}, but {was}")
 
     @property
+    def is_curve(self) -> bool:
+        """Whether the values are those of a curve."""
+        return bool(self.steps) and "ratios" not in self.aggregations
+
+    @property
     def valid(self) -> NDArray[np.bool_]:
-        """`(N,)`: which samples count; degenerate ones do."""
+        """`(N,)`: which samples count; degenerate ones do, unless the metric was told to skip them."""
         return self.status < Status.NO_TRUTH
 
-    def count(self, status: Status) -> int:
-        """Return the number of samples of this status."""
-        return int(np.count_nonzero(self.status == status))
+    def count(self, *statuses: Status) -> int:
+        """Return the number of samples of these statuses."""
+        return int(np.isin(self.status, statuses).sum())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tabulate import MIN_PADDING, SEPARATING_LINE, tabulate
 
 from .names import CONTROLS, labels, primary_variants, printable
-from .record import Record
+from .record import Record, position
 
 WIDTH = 160
 """Characters that a table may take up side by side."""
@@ -21,32 +21,36 @@ _FLOORS = frozenset(CONTROLS) - {"truth"}
 _PRICES = frozenset({"cost"})  # metrics that do not say how good an explanation is
 _OF_THE_MACHINE = frozenset({"seconds"})  # variants that say more about the machine than about the explainer
 _HEADER_WIDTH = 12
+_LEGEND = "† no other real explainer is better by more than chance (paired sign-flip tests, Holm over the column, 5 %)"
 
 
-def summary_table(records: Iterable[Record]) -> str:
+def summary_table(records: Iterable[Record], *, unbeaten: Collection[tuple[str | int, ...]] = ()) -> str:
     """Lay out records as one table per (dataset, model): rows are explainers, columns are metrics.
 
     A cell is the mean with `±` half the width of its 95 % interval (left out where the interval is a point or
-    missing), with `*` after the mean if samples were left out or degenerate; footnotes count them. `n/a` says that
-    the metric does not apply, `–` that no sample could be scored. Metrics of the model alone stand in the headline,
-    controls below a line. Columns that do not fit into `WIDTH` characters go into a further table below. Of the
-    variants of a metric, `primary_variants` are shown; wall times are left to `leaderboard.csv`.
+    missing), with `†` after the means of `unbeaten` rows and `*` after the mean if samples were left out or
+    degenerate; footnotes count them. `n/a` says that the metric does not apply, `–` that no sample could be scored.
+    Metrics of the model alone stand in the headline, controls below a line. Columns that do not fit into `WIDTH`
+    characters go into a further table below. Of the variants of a metric, `primary_variants` are shown; wall times
+    are left to `leaderboard.csv`.
 
     Args:
         records: rows of a leaderboard, in any order.
+        unbeaten: by `interpeval.leaderboards.record.position`, the rows than which no other is significantly better
+            (`interpeval.leaderboards.ranks.unbeaten`). Prices are not marked.
 
     Returns:
         The text, without a final newline; characters in names that a terminal would obey are shown escaped.
     """
-    return "\n\n".join(_block(rows) for rows in _blocks(records).values())
+    return "\n\n".join(_block(rows, unbeaten) for rows in _blocks(records).values())
 
 
 def control_notes(records: Iterable[Record]) -> list[str]:
     """Say where a control other than `truth` scores better than a real explainer.
 
     The metric may then reward something else than a faithful explanation, or those explainers are poor. Means are
-    compared as they are shown; whether a difference is more than chance is for the intervals to say. `cost` is left
-    out.
+    compared as they are shown; whether a difference is more than chance is for paired comparisons to say. `cost` is
+    left out.
 
     Args:
         records: rows of a leaderboard, in any order.
@@ -72,6 +76,7 @@ class _Column:
     metric: str
     variant: str
     cells: dict[str, Record]
+    unbeaten: frozenset[str] = frozenset()  # labels
 
     @property
     def applies(self) -> bool:
@@ -109,16 +114,19 @@ class _Column:
     def texts(self) -> dict[str, str]:
         """What stands in the cells."""
         precision = self.precision
-        return {label: _cell(record, precision) for label, record in self.cells.items()}
+        marks = {
+            label: "†" * (label in self.unbeaten) + "*" * bool(_faults(record)) for label, record in self.cells.items()
+        }
+        room = max(1, *map(len, marks.values()))
+        return {label: _cell(record, precision, marks[label].ljust(room)) for label, record in self.cells.items()}
 
 
-def _cell(record: Record, precision: str) -> str:
+def _cell(record: Record, precision: str, mark: str) -> str:
     if record.kind == "not_applicable":
         return "n/a"
     if record.value is None:
         return "–"
     half = _half_width(record)
-    mark = "*" if _faults(record) else " "
     return (format(record.value, precision) + mark + (f"±{half:{precision}}" if half else "")).rstrip()
 
 
@@ -141,10 +149,10 @@ def _blocks(records: Iterable[Record]) -> dict[tuple[str, ...], list[Record]]:
     return dict(sorted(blocks.items()))
 
 
-def _block(rows: list[Record]) -> str:
+def _block(rows: list[Record], unbeaten: Collection[tuple[str | int, ...]]) -> str:
     """Headline, tables and footnotes of one dataset and model."""
     explained = [row for row in rows if row.explainer]
-    columns = _columns(explained)
+    columns = _columns(explained, unbeaten)
     applicable = [column for column in columns if column.applies]
     names = labels(explained)
     real = sum(explainer not in CONTROLS for explainer, _ in names)
@@ -152,7 +160,7 @@ def _block(rows: list[Record]) -> str:
     return "\n\n".join(filter(None, [_headline(rows), *tables, "\n".join(_footnotes(columns))]))
 
 
-def _columns(rows: list[Record]) -> list[_Column]:
+def _columns(rows: list[Record], unbeaten: Collection[tuple[str | int, ...]] = ()) -> list[_Column]:
     """One column for each primary variant of each metric; prices last."""
     names = labels(rows)
     metrics: dict[str, list[Record]] = defaultdict(list)
@@ -166,7 +174,10 @@ def _columns(rows: list[Record]) -> list[_Column]:
             chosen = [row for row in metrics[metric] if row.variant == variant or row.kind == "not_applicable"]
             cells = {names[row.explainer, row.explainer_params]: row for row in chosen}
             ordered = {label: cells[label] for label in names.values() if label in cells}
-            columns.append(_Column(metric, variant, ordered))
+            marked = frozenset[str]()
+            if metric not in _PRICES:
+                marked = frozenset(label for label, row in ordered.items() if position(row) in unbeaten)
+            columns.append(_Column(metric, variant, ordered, marked))
     return columns
 
 
@@ -177,7 +188,7 @@ def _title(rows: list[Record]) -> str:
 def _headline(rows: list[Record]) -> str:
     """Dataset, model, number of samples, and the metrics of the model alone."""
     about_model = _columns([row for row in rows if not row.explainer])
-    scores = [f"{column.name} {text}" for column in about_model for text in column.texts.values()]
+    scores = [f"{column.name} {text}" for column in about_model if column.applies for text in column.texts.values()]
     samples = max(row.n + row.n_invalid + row.n_no_truth for row in rows)
     return f"{_title(rows)}, {samples} samples" + (": " + ", ".join(scores) if scores else "")
 
@@ -214,7 +225,8 @@ def _table(columns: list[_Column], names: list[str], real: int) -> str:
 
 
 def _footnotes(columns: list[_Column]) -> list[str]:
-    """Counts of samples that are not as they should be, and why metrics do not apply."""
+    """What marks mean, counts of samples that are not as they should be, and why metrics do not apply."""
+    legend = [_LEGEND] if any(column.unbeaten for column in columns) else []
     faults: dict[str, list[str]] = defaultdict(list)
     reasons: dict[str, list[str]] = defaultdict(list)
     for column in columns:
@@ -226,7 +238,7 @@ def _footnotes(columns: list[_Column]) -> list[str]:
             elif _faults(record):
                 faults[f"* {label}: {_faults(record)}"].append(column.name)
     notes = [f"{text} ({', '.join(names)})" for part in (faults, reasons) for text, names in part.items()]
-    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+    return [line for note in [*legend, *notes] for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
 
 
 def _notes(column: _Column) -> Iterator[str]:

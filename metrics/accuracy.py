@@ -12,7 +12,7 @@ from .base import Evidence, Metric, Scores, nan_where, status_of
 class Accuracy(Metric):
     """Top-1 accuracy `[argmax f(x) = y]` of the model, without any explanation; higher is better, in [0, 1].
 
-    A sample is invalid when one of its logits is NaN.
+    A sample is invalid when one of its logits is NaN. Does not apply where samples have several labels: `f1` does.
 
     Example:
         >>> Accuracy().facts("").higher_is_better
@@ -24,12 +24,12 @@ class Accuracy(Metric):
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     chance: ClassVar[float | None] = None
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset({"label"})
     reference: ClassVar[str] = ""
 
     def score(self, evidence: Evidence) -> dict[str, Scores]:
         """Score every sample of the batch."""
         logits = evidence.logits
         invalid = logits.isnan().any(dim=1)
-        correct = (logits.argmax(dim=1) == evidence.targets("label")).double()
+        correct = logits.argmax(dim=1) == evidence.targets("label")
         return {"": Scores(nan_where(correct, invalid), status_of(len(logits), logits.device, invalid=invalid))}

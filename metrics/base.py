@@ -26,6 +26,7 @@ class Status(IntEnum):
     DEGENERATE = 1  # a silent map: it scores the metric's worst value and is counted
     NO_TRUTH = 2  # nothing to compare with: left out and counted
     INVALID = 3  # NaN, infinite, wrong shape or an exception: left out and counted
+    SKIPPED = 4  # a silent map that the metric was told to leave out: counted as degenerate
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,8 @@ class Scores:
     """Per-sample values of one variant of a metric.
 
     Attributes:
-        values: `(B,)` float64, or `(B, S)` for a curve; NaN exactly where `status` is `NO_TRUTH` or `INVALID`.
+        values: `(B,)` float64, or `(B, S)` for a curve; NaN exactly where `status` is `NO_TRUTH`,
+            `INVALID` or `SKIPPED`.
         status: `(B,)` uint8 of `Status`.
         variance: `(B,)` float64, estimated variance of `values` due to Monte Carlo draws; `None` without draws.
         steps: the S positions of a curve; empty otherwise.
@@ -52,7 +54,7 @@ class Scores:
         missing = self.status >= Status.NO_TRUTH
         nan = self.values.isnan().reshape(len(self.status), -1)
         if not torch.equal(nan.any(dim=1), missing) or not torch.equal(nan.all(dim=1), missing):
-            raise ValueError("`Scores.values` must be NaN exactly where `status` is NO_TRUTH or INVALID")
+            raise ValueError("`Scores.values` must be NaN exactly where `status` is NO_TRUTH, INVALID or SKIPPED")
 
 
 class Facts(NamedTuple):
@@ -157,10 +159,11 @@ class Evidence(Protocol):
         """Do as `explain` does; yields `(rows, (n, C, h, w) attributions)` as the explainer gave them."""
         ...
 
-    def differentiate(self, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def differentiate(self, objective: Callable[[Tensor, Tensor], Tensor], *, at: Tensor | None = None) -> Tensor:
         """`(B, C, H, W)` gradients, by the samples' images, of what `objective(logits, rows)` makes of their logits.
 
-        `objective` gets `(n, K)` logits and the row numbers that they belong to, and returns `(n,)` values.
+        `objective` gets `(n, K)` logits and the row numbers that they belong to, and returns `(n,)` values. With
+        `at`, `(B, C, H, W)`, these images stand in the place of the samples'.
         """
         ...
 
@@ -205,11 +208,14 @@ class Metric(ABC):
         higher_is_better: direction.
         range: smallest and largest possible value.
         chance: what an uninformative map scores; `None` where it depends on the dataset (see the controls).
-        needs: what must be there for the metric to apply: `"explainer"`, `"masks"`, `"distractors"`, `"backgrounds"`
-            (the images without their object), `"interpreter"` (`interpeval.baselines.base.Interpretable`), `"sum"`
-            (an explainer that says what its attributions add up to).
+        needs: what must be there for the metric to apply: `"explainer"`, `"label"` (one for each sample), `"masks"`,
+            `"distractors"`, `"backgrounds"` (the images without their object), `"interpreter"`
+            (`interpeval.baselines.base.Interpretable`), `"sum"` (an explainer that says what its attributions add
+            up to).
         reference: the publication.
-        aggregations: `"items"` (mean over samples) and, where papers print it, `"classes"` (mean of class means).
+        aggregations: `"items"` (mean over samples) and, where papers print it, `"classes"` (mean of class means); or
+            `"ratios"` alone, for numbers that are ratios of sums over samples: `values` are then `(B, S)`, the
+            numerators of S/2 ratios and their denominators, and what is published is the mean of the ratios.
     """
 
     name: ClassVar[str]
@@ -231,6 +237,13 @@ class Metric(ABC):
         """Score every sample of the batch; one entry per variant, `""` for a metric's only one."""
 
 
+def predictions(evidence: Evidence, images: Tensor) -> Tensor:
+    """`(N, K)` logits of any `(N, C, H, W)` images; the samples themselves are not run again."""
+    if images is evidence.batch.images:
+        return evidence.logits
+    return torch.cat([logits for _, logits in evidence.predict(len(images), images.__getitem__)])
+
+
 def nan_where(values: Tensor, missing: Tensor) -> Tensor:
     """Return float64 `values` with NaN in the rows where `missing` is true."""
     shape = (-1, *[1] * (values.ndim - 1))
@@ -239,12 +252,16 @@ def nan_where(values: Tensor, missing: Tensor) -> Tensor:
 
 def invalid_maps(heatmaps: Tensor) -> Tensor:
     """`(B,)` bool: which `(B, H, W)` heatmaps hold a NaN or an infinite value."""
-    maps = heatmaps.flatten(1)  # extrema pass NaN on, and are ten times faster than looking at every pixel
-    return ~(maps.amax(dim=1).isfinite() & maps.amin(dim=1).isfinite())
+    # Extrema pass NaN on, and are ten times faster than looking at every pixel. A few maps at a time: the second look
+    # then finds them in the processor's cache.
+    parts = [maps.amax(dim=1).isfinite() & maps.amin(dim=1).isfinite() for maps in heatmaps.flatten(1).split(4)]
+    return ~torch.cat(parts)
 
 
 def status_of(size: int, device: torch.device, **where: Tensor | None) -> Tensor:
-    """Build `(size,)` uint8 statuses from masks: keywords `degenerate`, `no_truth`, `invalid`; the later one wins.
+    """Build `(size,)` uint8 statuses from masks; of several keywords that are true the last one here wins.
+
+    Keywords: `degenerate`, `skipped`, `no_truth`, `invalid`.
 
     Example:
         >>> degenerate, invalid = torch.tensor([True, True]), torch.tensor([False, True])
@@ -252,8 +269,8 @@ def status_of(size: int, device: torch.device, **where: Tensor | None) -> Tensor
         tensor([1, 3], dtype=torch.uint8)
     """
     status = torch.zeros(size, dtype=torch.uint8, device=device)
-    for word, code in (("degenerate", Status.DEGENERATE), ("no_truth", Status.NO_TRUTH), ("invalid", Status.INVALID)):
-        chosen = where.get(word)
+    for code in (Status.DEGENERATE, Status.SKIPPED, Status.NO_TRUTH, Status.INVALID):
+        chosen = where.get(code.name.lower())
         if chosen is not None:
             status[chosen] = int(code)
     return status

@@ -3,12 +3,99 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Evidence, Scores, Status, invalid_maps, nan_where, status_of
+from .base import Evidence, Metric, Scores, Status, TargetRule, invalid_maps, nan_where, status_of
+
+Degenerate = Literal["worst", "skip"]
+"""What a silent map does: it scores the metric's worst value, or its sample is left out. It is counted either way."""
+
+Resolution = Literal["input", "original"]
+"""Where heatmap and mask are compared: in the model's input, or in the image before it was resized."""
+
+Truth = Literal["item", "all"]
+"""Where the object is: the mask of the sample's class, or the union of all annotated objects of its image."""
+
+
+class Measured(NamedTuple):
+    """What a localisation metric says about some maps.
+
+    Attributes:
+        values: `(B,)` float64.
+        silent: `(B,)` bool, maps that show nothing; of no meaning where a map holds NaN.
+        variance: `(B,)` float64, Monte Carlo variance of `values`; `None` where they were not drawn.
+    """
+
+    values: Tensor
+    silent: Tensor
+    variance: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalisationMetric(Metric):
+    """A metric that compares a heatmap with a mask and whose worst value is 0: a subclass says how to `measure`.
+
+    An empty mask is no truth. A silent map scores 0 and is degenerate, or is left out.
+
+    Attributes:
+        target: class explained; `"none"` for the whole output of an encoder.
+        truth: what counts as the object: the sample's own mask (`"item"`), or every annotated object of its image
+            (`"all"`), which is the same where the dataset knows of no others.
+        resolution: `"input"` compares in the geometry of the model's input; `"original"` maps the heatmap back to
+            the image's own size first (`at_resolution`), as the publications' code does.
+        degenerate: what a silent map does: `"worst"`, score 0; `"skip"`, leave the sample out (as some released
+            code does, which lets an explainer gain by staying silent). It is counted either way.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    chance: ClassVar[float | None] = None
+    needs: ClassVar[frozenset[str]] = frozenset({"explainer", "masks"})
+
+    target: TargetRule = "label"
+    truth: Truth = "item"
+    resolution: Resolution = "input"
+    degenerate: Degenerate = "worst"
+
+    def __post_init__(self) -> None:
+        """Check the configuration."""
+        check_choice("target", self.target, get_args(TargetRule))
+        check_choice("truth", self.truth, get_args(Truth))
+        check_choice("resolution", self.resolution, get_args(Resolution))
+        check_choice("degenerate", self.degenerate, get_args(Degenerate))
+        if self.truth == "all" and self.resolution == "original":
+            raise ValueError(
+                '`truth` must be "item" with `resolution="original"`, was "all"; only the masks of the '
+                "samples' own classes are known at the original size"
+            )
+
+    @abstractmethod
+    def measure(self, heatmap: Tensor, mask: Tensor, *, seed: int, keys: Tensor) -> Measured:
+        """Measure `(B, H, W)` heatmaps against masks of the same size; draws are keyed by `seed` and `(B,)` keys."""
+
+    def score(self, evidence: Evidence) -> dict[str, Scores]:
+        """Score every sample of the batch."""
+        heatmaps, keys = evidence.heatmaps(self.target), evidence.batch.keys
+        if self.resolution == "input":
+            return {"": self._scores(heatmaps, true_masks(evidence, self.truth), evidence.seed, keys)}
+        parts = [  # one by one, because each image has a size of its own
+            self._scores(at_resolution(each, (mask.shape[0], mask.shape[1])), mask[None], evidence.seed, key)
+            for each, mask, key in zip(heatmaps.split(1), original_masks(evidence), keys.split(1), strict=True)
+        ]
+        return {"": _joined(parts)}
+
+    def _scores(self, heatmap: Tensor, mask: Tensor, seed: int, keys: Tensor) -> Scores:
+        measured = self.measure(heatmap, mask, seed=seed, keys=keys)
+        return localisation_scores(measured, heatmaps=heatmap, masks=mask, degenerate=self.degenerate)
 
 
 def check_maps(heatmap: Tensor, mask: Tensor) -> None:
@@ -42,15 +129,84 @@ def empty_masks(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8).flatten(1).amax(dim=1) == 0  # bytes: twenty times faster than `any`
 
 
-def true_masks(evidence: Evidence) -> Tensor:
-    """Return the `(B, H, W)` bool masks of the batch.
+def mask_areas(mask: Tensor) -> Tensor:
+    """`(B,)` int64: how many true pixels each of the `(B, H, W)` masks has."""
+    if mask.device.type != "cpu":
+        return mask.flatten(1).sum(dim=1)
+    return torch.tensor([np.count_nonzero(each) for each in mask.numpy()], dtype=torch.int64)  # forty times faster
+
+
+def zero_maps(heatmap: Tensor) -> Tensor:
+    """`(B,)` bool: which `(B, H, W)` heatmaps are 0 throughout."""
+    maps = heatmap.flatten(1)
+    zero = maps.amax(dim=1) == 0
+    zero[zero.clone()] = maps[zero].amin(dim=1) == 0  # most maps need not be looked at twice
+    return zero
+
+
+def true_masks(evidence: Evidence, truth: Truth = "item") -> Tensor:
+    """Return the `(B, H, W)` bool masks of the samples' classes, or of all annotated objects where there are others.
 
     Raises:
-        ValueError: the dataset has none.
+        ValueError: the dataset has no masks.
     """
-    if evidence.batch.masks is None:
+    batch = evidence.batch
+    masks = batch.all_masks if truth == "all" and batch.all_masks is not None else batch.masks
+    if masks is None:
         raise ValueError("`batch.masks` must be given for a localisation metric, was None; use a dataset with masks")
-    return evidence.batch.masks
+    return masks
+
+
+def original_masks(evidence: Evidence) -> Sequence[Tensor]:
+    """Return the B bool masks `(h, w)` in the size that each image had before it was resized.
+
+    Raises:
+        ValueError: they are not known.
+    """
+    if evidence.batch.original_masks is None:
+        raise ValueError(
+            '`batch.original_masks` must be given for `resolution="original"`, was None; use a dataset that resizes '
+            'whole images and keeps their masks, or `resolution="input"`'
+        )
+    return evidence.batch.original_masks
+
+
+def at_resolution(heatmap: Tensor, size: tuple[int, int]) -> Tensor:
+    """Map heatmaps to another size: bilinear interpolation between pixel centres (`align_corners=False`).
+
+    Args:
+        heatmap: `(B, H, W)` floating point.
+        size: height and width wanted.
+
+    Returns:
+        `(B, *size)` of the same type; `heatmap` itself where that is its size. Interpolation only: a map that
+        shrinks is not smoothed, so single pixels of it can be passed over.
+
+    Raises:
+        TypeError: `heatmap` is not floating point.
+        ValueError: `heatmap` is not `(B, H, W)`, or a side wanted is not positive.
+
+    Example:
+        >>> at_resolution(torch.tensor([[[0.0, 4.0]]]), (1, 4))
+        tensor([[[0., 1., 3., 4.]]])
+    """
+    check_heatmap(heatmap)
+    if min(size) < 1:
+        raise ValueError(f"`size` must be positive, was {tuple(size)}")
+    if tuple(heatmap.shape[1:]) == tuple(size):
+        return heatmap
+    return F.interpolate(heatmap[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def check_choice(name: str, found: object, choices: Sequence[str]) -> None:
+    """Check that a configuration field holds one of its words.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if found not in choices:
+        words = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"`{name}` must be {words}, was {found!r}")
 
 
 def tolerance_in_pixels(tolerance: float | None, mask: Tensor) -> float:
@@ -119,28 +275,41 @@ def near_mask(mask: Tensor, tolerance: float, *, inclusive: bool = False) -> Ten
 
 
 def localisation_scores(
-    values: Tensor, *, heatmaps: Tensor, masks: Tensor, silent: Tensor, variance: Tensor | None = None
+    measured: Measured, *, heatmaps: Tensor, masks: Tensor, degenerate: Degenerate = "worst"
 ) -> Scores:
     """Build the scores of a metric whose worst value is 0.
 
     Args:
-        values: `(B,)` per-sample values.
+        measured: what the metric says; its values are NaN for the samples below.
         heatmaps: `(B, H, W)`; a map with NaN or an infinite value makes its sample invalid.
         masks: `(B, H, W)` bool; an empty mask leaves its sample without truth.
-        silent: `(B,)` bool; these samples score 0 and are degenerate.
-        variance: `(B,)` Monte Carlo variance of `values`, if they were drawn.
+        degenerate: whether silent maps score 0 (`"worst"`) or are left out (`"skip"`).
     """
+    values, silent, variance = measured
+    invalid = values.isnan()
+    invalid[invalid.clone()] = invalid_maps(heatmaps[invalid])  # the others were looked at before
     status = status_of(
-        len(values),
-        values.device,
-        degenerate=silent,
-        no_truth=empty_masks(masks),
-        invalid=invalid_maps(heatmaps),
+        len(values), values.device, **silence(silent, degenerate), no_truth=empty_masks(masks), invalid=invalid
     )
     missing = status >= Status.NO_TRUTH
     if variance is not None:
         variance = nan_where(variance.masked_fill(silent, 0.0), missing)
     return Scores(nan_where(values.masked_fill(silent, 0.0), missing), status, variance)
+
+
+def silence(silent: Tensor, degenerate: Degenerate) -> dict[str, Tensor]:
+    """Name the status of `(B,)` silent samples for `status_of`: `degenerate`, or `skipped`."""
+    return {"skipped" if degenerate == "skip" else "degenerate": silent}
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    """Put the scores of single samples together."""
+    variances = [part.variance for part in parts if part.variance is not None]
+    return Scores(
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.status for part in parts]),
+        torch.cat(variances) if variances else None,
+    )
 
 
 def _kind(found: object) -> str:

@@ -21,8 +21,12 @@ from .warps import WarpFamily, as_family
 Order = Literal["least", "most"]
 MaskFill = Fill | Literal["blur", "noise"]
 
-_FRACTIONS = tuple(step / 20 for step in range(21))
-_WORDS = ("black", "mean", "blur", "noise")
+FRACTIONS = tuple(step / 20 for step in range(21))
+"""Every twentieth of the pixels, from none to all."""
+
+FILLS = ("black", "mean", "blur", "noise")
+"""What may stand for a fill beside a pixel value."""
+
 _BLUR = 10 / 224  # standard deviation of the blur, as a share of the shorter side
 
 
@@ -118,7 +122,7 @@ def fill_images(fill: MaskFill, normalization: Normalization, batch: Batch, *, s
     Returns:
         `(B, C, 1, 1)` or `(B, C, H, W)`.
     """
-    check_fill(fill, _WORDS)
+    check_fill(fill, FILLS)
     images = batch.images
     if fill == "blur":
         shorter = min(images.shape[-2:])
@@ -129,6 +133,13 @@ def fill_images(fill: MaskFill, normalization: Normalization, batch: Batch, *, s
         pixels = uniform(seed, "mask_k_pixels/noise", batch.keys, 0, images[0].numel())
         return normalization.normalize(pixels.to(images.dtype).view_as(images))
     return fill_value(fill, normalization, images).expand(len(images), -1, 1, 1)
+
+
+def check_fractions(fractions: tuple[float, ...]) -> None:
+    """Raise a ValueError unless these are two or more numbers ascending from 0, at most 1."""
+    ascending = all(low < high for low, high in pairwise(fractions))
+    if len(fractions) < 2 or not ascending or fractions[0] != 0 or fractions[-1] > 1:
+        raise ValueError(f"`fractions` must be two or more numbers ascending from 0, at most 1, was {fractions}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +187,7 @@ class MaskKPixels(Metric):
         "Wang & Wang, Self-Interpretable Model with Transformation Equivariant Interpretation, NeurIPS 2021, Fig. 5"
     )
 
-    fractions: tuple[float, ...] = _FRACTIONS
+    fractions: tuple[float, ...] = FRACTIONS
     order: Order = "least"
     fill: MaskFill = "black"
     transform: WarpFamily | None = field(default_factory=WarpFamily)
@@ -188,12 +199,9 @@ class MaskKPixels(Metric):
         if self.transform is not None:
             object.__setattr__(self, "transform", as_family(self.transform))
         object.__setattr__(self, "fractions", tuple(self.fractions))  # a list, from the command line or a suite
-        steps = self.fractions
-        ascending = all(low < high for low, high in pairwise(steps))
-        if len(steps) < 2 or not ascending or steps[0] != 0 or steps[-1] > 1:
-            raise ValueError(f"`fractions` must be two or more numbers ascending from 0, at most 1, was {steps}")
+        check_fractions(self.fractions)
         _check_order(self.order)
-        check_fill(self.fill, _WORDS)
+        check_fill(self.fill, FILLS)
         if self.n_draws < 1:
             raise ValueError(f"`n_draws` must be at least 1, was {self.n_draws}")
         if self.target not in {"predicted", "label"}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..datasets.philox import derived_keys, random_words
 from .base import Evidence, Inputs, Metric, Scores, Status, invalid_maps, nan_where, status_of
 from .content_heatmap import positive_share, silent_maps
-from .localisation import check_heatmap
+from .localisation import Degenerate, check_choice, check_heatmap, silence
 
 
 def negative_quadrants_heatmap(heatmap: Tensor, cell: Tensor) -> Tensor:
@@ -61,6 +61,10 @@ class NegativeQuadrantsHeatmap(Metric):
 
     Departs from the publication, whose code for this metric was never released, in the choices named here.
 
+    Attributes:
+        degenerate: what a map without a positive part does: `"worst"`, score 1; `"skip"`, leave the sample out. It
+            is counted either way.
+
     Example:
         >>> NegativeQuadrantsHeatmap().chance
         0.75
@@ -73,6 +77,12 @@ class NegativeQuadrantsHeatmap(Metric):
     chance: ClassVar[float | None] = 0.75
     needs: ClassVar[frozenset[str]] = frozenset({"explainer", "distractors"})
     reference: ClassVar[str] = "Pillai & Pirsiavash, Explainable Models with Consistent Interpretations, AAAI 2021"
+
+    degenerate: Degenerate = "worst"
+
+    def __post_init__(self) -> None:
+        """Check the configuration."""
+        check_choice("degenerate", self.degenerate, get_args(Degenerate))
 
     def score(self, evidence: Evidence) -> dict[str, Scores]:
         """Score every sample of the batch: variant `""`, or `"resized"` for a model of fixed input size."""
@@ -92,11 +102,11 @@ class NegativeQuadrantsHeatmap(Metric):
             )
 
         values = torch.full((len(batch),), torch.nan, dtype=torch.float64, device=batch.images.device)
-        degenerate, invalid = values.isfinite(), values.isnan()
+        silent, invalid = values.isfinite(), values.isnan()
         for rows, heatmaps in evidence.explain(len(batch), build):
             values[rows] = negative_quadrants_heatmap(heatmaps, cell[rows])
-            degenerate[rows], invalid[rows] = silent_maps(heatmaps), invalid_maps(heatmaps)
-        status = status_of(len(batch), values.device, degenerate=degenerate, invalid=invalid)
+            silent[rows], invalid[rows] = silent_maps(heatmaps), invalid_maps(heatmaps)
+        status = status_of(len(batch), values.device, **silence(silent, self.degenerate), invalid=invalid)
         variant = "resized" if evidence.fixed_size else ""
         return {variant: Scores(nan_where(values, status >= Status.NO_TRUTH), status)}
 

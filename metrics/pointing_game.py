@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Evidence, Metric, Scores, TargetRule, invalid_maps, nan_where
+from .base import invalid_maps, nan_where
 from .localisation import (
+    LocalisationMetric,
+    Measured,
+    check_choice,
     check_maps,
     check_tolerance,
     empty_masks,
-    localisation_scores,
     near_mask,
     squared_reach,
     tolerance_in_pixels,
-    true_masks,
+    zero_maps,
 )
 
 Ties = Literal["expected", "first", "any"]
@@ -55,20 +58,21 @@ def pointing_game(
         tensor([0.5000], dtype=torch.float64)
     """
     check_maps(heatmap, mask)
-    _check_ties(ties)
+    check_choice("ties", ties, get_args(Ties))
     # Some maps at a time, because a constant map has as many maxima, and they as many coordinates, as it has pixels.
     parts = [
-        _hit_share(maps, area, tolerance, inclusive=inclusive, first=ties == "first")
+        nan_where(
+            _hit_share(maps, area, tolerance, inclusive=inclusive, first=ties == "first"),
+            invalid_maps(maps) | empty_masks(area),
+        )
         for maps, area in zip(heatmap.split(32), mask.split(32), strict=True)
     ]
     share = torch.cat(parts)
-    if ties == "any":
-        share = share.ceil()
-    return nan_where(share, invalid_maps(heatmap) | empty_masks(mask))
+    return share.ceil() if ties == "any" else share
 
 
 @dataclass(frozen=True)
-class PointingGame(Metric):
+class PointingGame(LocalisationMetric):
     """Pointing game: share of the samples whose strongest pixel lies near the object.
 
     Higher is better, in [0, 1]; chance is the mean area of the dilated masks (the control `uniform` measures it).
@@ -76,18 +80,20 @@ class PointingGame(Metric):
     map of any other value points everywhere: it scores the share of pixels near the mask, and is not degenerate.
 
     Departs from Zhang et al., who score boxes of all classes of an image, by taking whatever mask the dataset gives
-    for the sample's class, and from implementations that take the first of several maxima (`ties`).
+    for the sample's class, and from implementations that take the first of several maxima (`ties`). Their code maps
+    heatmaps to the image's own size first (`resolution`).
 
     Attributes:
         tolerance: pixels; `None` means 15 at 224×224, scaled with the shorter side of the image; a number is
             absolute.
         inclusive: count a distance of exactly `tolerance` as a hit.
         ties: what several equal maxima score (`pointing_game`).
-        target: class explained.
+
+    The other attributes are those of every `LocalisationMetric`.
 
     Example:
-        >>> PointingGame(tolerance=1.0)
-        PointingGame(tolerance=1.0, inclusive=False, ties='expected', target='label')
+        >>> PointingGame(tolerance=1.0, target="none", truth="all").tolerance
+        1.0
     """
 
     name: ClassVar[str] = "pointing_game"
@@ -102,26 +108,20 @@ class PointingGame(Metric):
     tolerance: float | None = None
     inclusive: bool = False
     ties: Ties = "expected"
-    target: TargetRule = "label"
 
     def __post_init__(self) -> None:
         """Check the configuration."""
-        _check_ties(self.ties)
+        super().__post_init__()
+        check_choice("ties", self.ties, get_args(Ties))
         if self.tolerance is not None:
             check_tolerance(self.tolerance)
 
-    def score(self, evidence: Evidence) -> dict[str, Scores]:
-        """Score every sample of the batch."""
-        heatmaps, masks = evidence.heatmaps(self.target), true_masks(evidence)
-        tolerance = tolerance_in_pixels(self.tolerance, masks)
-        values = pointing_game(heatmaps, masks, tolerance=tolerance, inclusive=self.inclusive, ties=self.ties)
-        silent = (heatmaps.flatten(1).amax(dim=1) == 0) & (heatmaps.flatten(1).amin(dim=1) == 0)
-        return {"": localisation_scores(values, heatmaps=heatmaps, masks=masks, silent=silent)}
-
-
-def _check_ties(ties: str) -> None:
-    if ties not in get_args(Ties):
-        raise ValueError(f'`ties` must be "expected", "first" or "any", was {ties!r}')
+    def measure(self, heatmap: Tensor, mask: Tensor, *, seed: int, keys: Tensor) -> Measured:
+        """Play the game on some maps; nothing is drawn."""
+        del seed, keys
+        tolerance = tolerance_in_pixels(self.tolerance, mask)
+        values = pointing_game(heatmap, mask, tolerance=tolerance, inclusive=self.inclusive, ties=self.ties)
+        return Measured(values, zero_maps(heatmap))
 
 
 def _hit_share(heatmap: Tensor, mask: Tensor, tolerance: float, *, inclusive: bool, first: bool) -> Tensor:
@@ -132,10 +132,10 @@ def _hit_share(heatmap: Tensor, mask: Tensor, tolerance: float, *, inclusive: bo
         leading = torch.ones_like(sample, dtype=torch.bool)
         leading[1:] = sample[1:] != sample[:-1]
         sample, y, x = sample[leading], y[leading], x[leading]
-    disc = _disc(squared_reach(tolerance, (height, width), inclusive=inclusive), height, width, heatmap.device)
+    disc = _disc(squared_reach(tolerance, (height, width), inclusive=inclusive), heatmap.device)
     # Usually there is one maximum, and a look around it costs far less than dilating the mask. Where the maxima are
     # so many that their windows hold an eighth of all pixels, dilating is the cheaper of the two.
-    if len(sample) * len(disc) <= count * height * width // 8:
+    if len(sample) * disc.numel() <= count * height * width // 8:
         hit = _touches(mask, sample, y, x, disc)
     else:
         hit = near_mask(mask, tolerance, inclusive=inclusive)[sample, y, x]
@@ -151,19 +151,16 @@ def _maxima(heatmap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return sample[line], y[line], x
 
 
-def _disc(reach: int, height: int, width: int, device: torch.device) -> Tensor:
-    """`(n, 2)` int64 offsets `(dy, dx)` with `dy² + dx² <= reach` that can lie within the image."""
+def _disc(reach: int, device: torch.device) -> Tensor:
+    """`(n, n)` bool: the offsets with `dy² + dx² <= reach`, the one in the middle being 0."""
     radius = math.isqrt(reach)
-    dy = torch.arange(-min(radius, height - 1), min(radius, height - 1) + 1, device=device)
-    dx = torch.arange(-min(radius, width - 1), min(radius, width - 1) + 1, device=device)
-    offsets = torch.cartesian_prod(dy, dx)
-    return offsets[offsets.square().sum(dim=1) <= reach]
+    squares = torch.arange(-radius, radius + 1, device=device).square()
+    return squares[:, None] + squares <= reach
 
 
 def _touches(mask: Tensor, sample: Tensor, y: Tensor, x: Tensor, disc: Tensor) -> Tensor:
     """`(M,)` bool: whether the disc around each of M pixels meets its sample's mask."""
-    height, width = mask.shape[1:]
-    rows, columns = y[:, None] + disc[:, 0], x[:, None] + disc[:, 1]
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    looked_at = mask[sample[:, None], rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
-    return (looked_at & inside).any(dim=1)
+    size = len(disc)
+    padded = F.pad(mask, [size // 2] * 4)
+    windows = padded.unfold(1, size, 1).unfold(2, size, 1)[sample, y, x]
+    return (windows & disc).view(torch.uint8).flatten(1).amax(dim=1) > 0

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from ..datasets.philox import sample_keys, uniform
-from .base import Evidence, Metric, Scores, TargetRule, nan_where
+from .base import nan_where
 from .content_heatmap import distribution, positive_share, silent_maps
 from .localisation import (
+    LocalisationMetric,
+    Measured,
     check_maps,
     check_tolerance,
     empty_masks,
-    localisation_scores,
     near_mask,
     tolerance_in_pixels,
-    true_masks,
 )
 
 _STREAM = "stochastic_pointing_game"
@@ -63,19 +63,22 @@ def stochastic_pointing_game(
     """
     check_maps(heatmap, mask)
     _check_draws(n_draws)
-    near = near_mask(mask, tolerance)
     if n_draws is None:
-        share = positive_share(heatmap, near)
+        # Some maps at a time, so that their dilated masks are still in the processor's cache when they are used.
+        parts = zip(heatmap.split(64), mask.split(64), strict=True)
+        share = torch.cat([positive_share(maps, near_mask(area, tolerance)) for maps, area in parts])
     else:
         keys = sample_keys(range(len(heatmap)) if ids is None else ids, heatmap.device)
         if len(keys) != len(heatmap):
             raise ValueError(f"`ids` must name each of the {len(heatmap)} samples, had {len(keys)}")
-        share = _drawn_share(distribution(heatmap), near, uniform(seed, _STREAM, keys, 0, n_draws))
+        share = _drawn_share(
+            distribution(heatmap), near_mask(mask, tolerance), uniform(seed, _STREAM, keys, 0, n_draws)
+        )
     return nan_where(share, empty_masks(mask))
 
 
 @dataclass(frozen=True)
-class StochasticPointingGame(Metric):
+class StochasticPointingGame(LocalisationMetric):
     """Stochastic pointing game: share of pixels drawn from the heatmap's positive part that lie near the object.
 
     Higher is better, in [0, 1]; chance is the mean area of the dilated masks (the control `uniform` measures it). An
@@ -88,11 +91,12 @@ class StochasticPointingGame(Metric):
         tolerance: pixels; `None` means 15 at 224×224, scaled with the shorter side of the image; a number is
             absolute.
         n_draws: pixels drawn per sample; `None` for the closed form.
-        target: class explained.
+
+    The other attributes are those of every `LocalisationMetric`.
 
     Example:
-        >>> StochasticPointingGame(n_draws=100)
-        StochasticPointingGame(tolerance=None, n_draws=100, target='label')
+        >>> StochasticPointingGame(n_draws=100).n_draws
+        100
     """
 
     name: ClassVar[str] = "stochastic_pointing_game"
@@ -105,28 +109,22 @@ class StochasticPointingGame(Metric):
 
     tolerance: float | None = None
     n_draws: int | None = None
-    target: TargetRule = "label"
 
     def __post_init__(self) -> None:
         """Check the configuration."""
+        super().__post_init__()
         _check_draws(self.n_draws)
         if self.tolerance is not None:
             check_tolerance(self.tolerance)
 
-    def score(self, evidence: Evidence) -> dict[str, Scores]:
-        """Score every sample of the batch."""
-        heatmaps, masks = evidence.heatmaps(self.target), true_masks(evidence)
-        tolerance = tolerance_in_pixels(self.tolerance, masks)
-        values = expected = stochastic_pointing_game(heatmaps, masks, tolerance=tolerance)
-        variance = None
-        if self.n_draws is not None:
-            keys, seed = evidence.batch.keys, evidence.seed
-            values = stochastic_pointing_game(
-                heatmaps, masks, tolerance=tolerance, n_draws=self.n_draws, seed=seed, ids=keys
-            )
-            variance = expected * (1 - expected) / self.n_draws
-        silent = silent_maps(heatmaps)
-        return {"": localisation_scores(values, heatmaps=heatmaps, masks=masks, silent=silent, variance=variance)}
+    def measure(self, heatmap: Tensor, mask: Tensor, *, seed: int, keys: Tensor) -> Measured:
+        """Compute the expectation, or draw pixels, whose variance the expectation tells."""
+        tolerance, silent = tolerance_in_pixels(self.tolerance, mask), silent_maps(heatmap)
+        expected = stochastic_pointing_game(heatmap, mask, tolerance=tolerance)
+        if self.n_draws is None:
+            return Measured(expected, silent)
+        drawn = stochastic_pointing_game(heatmap, mask, tolerance=tolerance, n_draws=self.n_draws, seed=seed, ids=keys)
+        return Measured(drawn, silent, expected * (1 - expected) / self.n_draws)
 
 
 def _check_draws(n_draws: int | None) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import interpeval.bench  # noqa: F401  # asks MKL for repeatable products, which it hears before the first one only
+
 sys.path.insert(0, str(Path(__file__).parent))  # for `from reference.<metric> import …`
 
 # Small tensors gain nothing from threads, and threads of several processes on one machine get in each other's way.

@@ -133,3 +133,11 @@ def test_nothing_to_draw_is_an_error(tmp_path, scores):
     with pytest.raises(ValueError, match="`series` must hold at least one curve"):
         curves_figure(scores, tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_curve_of_the_model_alone_says_so_and_counts_are_no_curve():
+    alone = curve(metric="conciseness", variant="curve", explainer="", explainer_params="")
+    counts = series(np.ones((40, 2)), metric="f1", steps=(0.0, 1.0), aggregations=("ratios",))
+    figure = draw_curves([alone, counts])
+    assert legend_of(figure) == ["the model alone"]
+    assert [panel.get_xlabel() for panel in panels(figure)] == ["step of conciseness"]

@@ -47,6 +47,30 @@ def test_an_explainer_that_knows_the_answer_beats_chance_by_a_known_amount() -> 
     assert found.summary()["value"].tolist() == [1.0]
 
 
+def test_ranks_and_differences_say_who_is_better_by_more_than_chance() -> None:
+    found = evaluate(network(), [Masks(), Plain()], Squares(), ["content_heatmap", "accuracy"], limit=12)
+    ranks = found.ranks()
+    assert list(ranks.columns) == [
+        "dataset", "model", "metric", "variant", "explainer", "value", "rank", "rank_low", "rank_high", "group",
+    ]  # fmt: skip
+    rows = ranks.set_index("explainer")
+    assert set(rows.index) == {"Masks", "Plain", "random", "uniform", "center", "edges", "truth"}
+    assert rows.loc[["Masks", "truth"], "rank"].tolist() == [1, 1]
+    assert rows.loc[["Masks", "truth"], "rank_high"].tolist() == [2, 2]
+    assert not set("".join(rows.drop(["Masks", "truth"]).group)) & set(rows.group["Masks"])
+    differences = found.differences().set_index(["a", "b"])
+    assert len(differences) == 7 * 6 / 2
+    row = differences.loc["Masks", "Plain"]
+    scores = found.scores[found.scores.metric == "content_heatmap"].pivot(index="sample_id", columns="explainer")[
+        "value"
+    ]
+    assert row.difference == pytest.approx((scores.Masks - scores.Plain).mean(), rel=1e-12)
+    assert (row.p, row.n, row.n_left_out, row.won) == (2 / 2**12, 12, 0, 1.0)
+    table = [line.split() for line in found.table().splitlines()]
+    assert ["Masks"] in [line[:1] for line in table if any("†" in cell for cell in line[1:2])]
+    assert not [line for line in table if line[:1] in (["Plain"], ["truth"]) and any("†" in cell for cell in line)]
+
+
 def test_functions_classes_and_captum_methods_are_the_same_to_it() -> None:
     values = [
         evaluate(network(), one, Squares(), ["content_heatmap"], limit=8, controls=False).scores.value.tolist()

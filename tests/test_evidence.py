@@ -12,6 +12,7 @@ from interpeval.bench.micro_batch import MicroBatch
 from interpeval.datasets.base import Batch
 from interpeval.datasets.philox import derived_keys, uniform
 from interpeval.metrics.base import Inputs
+from interpreted import Interpreted
 from small_subject import Grad, Pictures, SmallNet
 
 DATASET = Pictures(count=7)
@@ -634,3 +635,135 @@ def test_a_batch_of_one_sample_is_enough():
     evidence = see(by_image, rows=[4])
     assert isinstance(evidence.batch, Batch)
     assert torch.equal(evidence.attributions("label"), GOOD[4:5])
+
+
+# ---------------------------------------------------------------------- interpreters, sums, gradients
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 64])
+def test_an_interpretation_is_what_the_model_says_whatever_the_micro_batch(micro_batch):
+    model = Interpreted()
+    with torch.no_grad():
+        expected = model.interpret(DATASET.take(range(7)).images)
+    found = see(None, model=model, micro_batch=micro_batch).interpretation
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(*pair) for pair in zip(found, see(None, model=model).interpretation, strict=True))
+    assert (found.logits.shape, found.activations.shape, found.weights.shape) == ((7, 3), (7, 4), (4, 3))
+    assert not any(part.requires_grad for part in found[:2])
+
+
+def test_an_interpretation_is_asked_for_once_and_its_passes_are_counted():
+    with see(None, model=Interpreted(), micro_batch=3) as evidence:
+        first = evidence.interpretation
+        assert evidence.interpretation is first
+        passes = evidence.spent().passes
+    assert (passes.forward, passes.backward) == (7, 0)
+
+
+def test_a_model_without_an_interpreter_has_no_interpretation():
+    with pytest.raises(TypeError, match=r"`model` must have an interpreter, `interpret.*; SmallNet has none"):
+        _ = see(None).interpretation
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 64])
+@pytest.mark.parametrize("rule", ["predicted", "label"])
+def test_attributions_should_add_up_to_what_the_explainer_states(rule, micro_batch):
+    model = SmallNet()
+    reference = torch.full((1, 3, HEIGHT, WIDTH), -0.5)
+    with torch.no_grad():
+        logits, at_reference = model(DATASET.take(range(7)).images), model(reference)[0]
+    targets = logits.argmax(dim=1) if rule == "predicted" else DATASET.labels
+    logit = logits.gather(1, targets[:, None])[:, 0].double()
+    stated = {
+        ("logit", -0.5): logit,
+        ("difference", -0.5): logit - at_reference[targets].double(),
+        ("difference", None): logit - model(torch.zeros_like(reference)).detach()[0, targets].double(),
+    }
+    for (sums_to, value), expected in stated.items():
+        members = {} if value is None else {"reference_input": value}
+        explainer = explainer_of(by_image, sums_to=sums_to, **members)
+        found = see(explainer, micro_batch=micro_batch).expected_sums(rule)
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_says_what_its_own_explanation_adds_up_to():
+    class Own:
+        sums_to = "own"
+
+        def attribute(self, model, inputs, targets):
+            return by_image(model, inputs, targets)
+
+    model = SmallNet()
+    model.own_sums_to = "logit"
+    found = see(Own(), model=model)
+    assert torch.equal(found.expected_sums("predicted"), found.logits.amax(dim=1).double())
+
+
+@pytest.mark.parametrize("sums_to", [None, "own", "everything"])
+def test_a_sum_that_nobody_states_is_refused(sums_to):
+    with pytest.raises(ValueError, match='`sums_to` must be "logit" or "difference", was'):
+        see(explainer_of(by_image, sums_to=sums_to)).expected_sums("predicted")
+
+
+def test_a_whole_output_adds_up_to_nothing_known():
+    with pytest.raises(ValueError, match='`target` must be "predicted" or "label"'):
+        see(explainer_of(by_image, sums_to="logit")).expected_sums("none")
+
+
+def squares(logits, rows):
+    """An objective that mixes the logits of a row, and depends on its number."""
+    return (logits.square().sum(dim=1) + logits.prod(dim=1)) * (1 + rows)
+
+
+def expected_gradients(model, images):
+    images = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(squares(model(images), torch.arange(len(images))).sum(), images)
+    return gradient
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 64])
+def test_gradients_are_those_of_the_objective_to_the_bit_whatever_the_micro_batch(micro_batch):
+    images = DATASET.take(range(7)).images
+    found = see(None, micro_batch=micro_batch).differentiate(squares)
+    torch.testing.assert_close(found, expected_gradients(SmallNet(), images), rtol=1e-4, atol=1e-5)
+    assert torch.equal(found, see(None).differentiate(squares))
+    assert not found.requires_grad
+
+
+def test_gradients_can_be_taken_at_other_images():
+    images = DATASET.take(range(7)).images
+    found = see(None).differentiate(squares, at=images + 0.5)
+    torch.testing.assert_close(found, expected_gradients(SmallNet(), images + 0.5), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, see(None).differentiate(squares))
+
+
+class FirstInPlace(SmallNet):
+    """Begins by changing its own input."""
+
+    def forward(self, inputs):
+        return super().forward(nn.functional.relu(inputs, inplace=True))
+
+
+def test_a_model_that_works_in_place_is_differentiated_and_spoils_no_image():
+    evidence = see(None, model=FirstInPlace())
+    images = evidence.batch.images.clone()
+    found = evidence.differentiate(squares)
+    leaf = images.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(squares(SmallNet()(leaf.relu()), torch.arange(7)).sum(), leaf)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(evidence.batch.images, images)
+    with pytest.raises(RuntimeError, match="a leaf Variable that requires grad is being used in an in-place operation"):
+        FirstInPlace()(images.requires_grad_())  # what the clone is for
+
+
+@pytest.mark.parametrize("micro_batch", [3, 64])
+def test_differentiating_is_counted_and_leaves_nothing_behind(micro_batch):
+    model = SmallNet()
+    with see(None, model=model, micro_batch=micro_batch) as evidence, torch.no_grad():
+        evidence.differentiate(squares)
+        passes = evidence.spent().passes
+        assert not torch.is_grad_enabled()
+    assert (passes.forward, passes.backward) == (7, 7)
+    assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
+    assert not evidence.batch.images.requires_grad

@@ -1,5 +1,8 @@
 """Rows are computed once each, in order, however often memory runs out; sizes follow from bytes."""
 
+import os
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -179,3 +182,37 @@ def test_filled_up_rows_come_out_of_a_network_alike_in_every_batch():
         for size in (1, 3, 8, 24):
             parts = [model(pad_rows(part))[: len(part)] for part in images.split(size)]
             assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("width", [5, 10, 25, 54, 250])
+def test_a_row_comes_out_of_a_linear_layer_alike_in_every_place(width):
+    """Without what the package asks of MKL, rows of these widths differ in the seventh digit."""
+    layer, row = nn.Linear(width, 10), torch.randn(1, width)
+    for count in (8, 16, 24, 64):
+        rows = layer(row.expand(count, -1).contiguous())
+        assert (rows == rows[0]).all()
+        assert torch.equal(rows[0], layer(row.expand(8, -1).contiguous())[0])
+
+
+def test_without_what_is_asked_of_mkl_the_place_of_a_row_shows():
+    """The control of the test before, in a process of its own; nothing to see where torch has no MKL."""
+    if not torch.backends.mkl.is_available():
+        pytest.skip("this torch does not use MKL")
+    code = (
+        "import torch; layer, row = torch.nn.Linear(25, 10), torch.randn(1, 25); "
+        "rows = layer(row.expand(64, -1).contiguous()); print(bool((rows == rows[0]).all()))"
+    )
+    answers = {}
+    for word in ("interpeval.bench", "torch"):
+        environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {word}; {code}"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
+        )
+        answers[word] = done.stdout.strip()
+    assert answers["interpeval.bench"] == "True"
+    if answers["torch"] == "True":
+        pytest.skip("this processor's products do not depend on the place of a row")

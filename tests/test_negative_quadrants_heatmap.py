@@ -244,6 +244,14 @@ def test_silent_and_faulty_maps_are_marked() -> None:
     scores = score(ByLabel())  # labels 0, 1, 2, 0, 1
     assert scores.status.tolist() == [Status.OK, Status.DEGENERATE, Status.INVALID, Status.OK, Status.DEGENERATE]
     assert scores.values.tolist() == pytest.approx([0.75, 1.0, float("nan"), 0.75, 1.0], nan_ok=True)
+    (skip,) = NegativeQuadrantsHeatmap(degenerate="skip").score(see(ByLabel())).values()
+    assert skip.status.tolist() == [Status.OK, Status.SKIPPED, Status.INVALID, Status.OK, Status.SKIPPED]
+    assert skip.values.tolist() == pytest.approx([0.75, *[float("nan")] * 2, 0.75, float("nan")], nan_ok=True)
+
+
+def test_an_unknown_rule_for_silent_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match='`degenerate` must be "worst" or "skip", was \'best\''):
+        NegativeQuadrantsHeatmap(degenerate="best")  # type: ignore[arg-type]
 
 
 def test_scores_do_not_depend_on_batch_or_micro_batch_but_on_the_seed() -> None:

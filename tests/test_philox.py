@@ -15,6 +15,7 @@ from torch import Tensor
 from interpeval.datasets.philox import (
     derived_keys,
     permutation,
+    permutation_keys,
     philox_4x32_10,
     random_words,
     sample_keys,
@@ -157,6 +158,18 @@ def test_uniform_numbers_fill_the_interval_evenly_and_neighbours_are_independent
 def test_a_permutation_holds_every_number_once(size: int, seed: int) -> None:
     orders = permutation(seed, "test", sample_keys(IDS), 0, size)
     assert torch.equal(orders.sort(dim=1).values, torch.arange(size).expand(len(IDS), size))
+
+
+def test_some_members_of_a_permutation_are_sorted_by_their_keys_as_in_the_whole_one() -> None:
+    """Odd and even members, repeated ones, and a draw of each sample's own."""
+    keys, draws = sample_keys(IDS), torch.arange(len(IDS))
+    places = permutation(5, "test", keys, draws, 101).argsort(dim=1)
+    members = torch.tensor([100, 3, 2, 57, 3, 0, 98])
+    rows = torch.arange(len(IDS)).repeat_interleave(len(members))
+    numbers = permutation_keys(5, "test", keys[rows], draws[rows], members.repeat(len(IDS))).view(len(IDS), -1)
+    assert torch.equal(numbers.argsort(dim=1, stable=True), places[:, members].argsort(dim=1, stable=True))
+    assert not torch.equal(numbers[0].argsort(), numbers[1].argsort())
+    assert torch.equal(numbers[:, 1], numbers[:, 4])
 
 
 def test_every_number_is_as_likely_at_every_position_of_a_permutation() -> None:

@@ -51,6 +51,12 @@ def test_a_series_becomes_a_row_with_all_that_is_known_of_it():
     assert (row.kind, row.source) == ("measured", "")
 
 
+def test_skipped_samples_are_counted_as_degenerate_but_not_averaged():
+    values, status = [1.0, 0.0, np.nan, np.nan, np.nan], [0, 1, 4, 4, 2]
+    [row] = records([series(values, status=np.array(status, np.uint8))], seed=0)
+    assert (row.value, row.n, row.n_degenerate, row.n_no_truth, row.n_invalid) == (0.5, 2, 3, 1, 0)
+
+
 def test_class_means_are_rows_of_their_own():
     scores = series(
         [0, 1, 1, 1, np.nan],
@@ -126,6 +132,18 @@ def test_rows_hold_the_estimates_of_their_own_series():
         assert (row.value, row.ci_low, row.ci_high) == pytest.approx([part[0] for part in expected[:3]], rel=1e-12)
 
 
+def test_what_is_known_of_range_and_clusters_is_heeded():
+    images = tuple(f"image/{i // 2}" for i in range(40))
+    values = np.random.default_rng(0).normal(size=40)
+    hits, clustered = series(np.ones(40), explainer="a", range=(0.0, 1.0)), series(values, clusters=images)
+    [of_hits, of_clusters] = records([hits, clustered], seed=0)
+    assert (of_hits.ci_low, of_hits.ci_high) == (pytest.approx(0.025 ** (1 / 40)), 1.0)
+    expected = estimate(clustered.ids, values[:, None], seed=0, clusters=images)
+    assert (of_clusters.ci_low, of_clusters.ci_high) == pytest.approx((expected.low[0], expected.high[0]), rel=1e-12)
+    [plain] = records([series(values)], seed=0)
+    assert plain.ci_low != pytest.approx(of_clusters.ci_low, rel=1e-3)
+
+
 def test_series_over_other_samples_are_not_mixed_up():
     first, second = series([0.0, 1.0]), series([5.0, 6.0, 7.0], explainer="edges")
     assert [row.value for row in records([first, second], seed=0)] == [6.0, 0.5]
@@ -138,7 +156,8 @@ def test_series_over_other_samples_are_not_mixed_up():
         ([1, 2], {"ids": ("a",)}, r"`Series.values` .* must be of shape \(1,\), but was \(2,\)"),
         ([1, 2], {"steps": (0.0, 1.0)}, r"`Series.values` .* must be of shape \(2, 2\), but was \(2,\)"),
         ([1, 2], {"classes": np.zeros(3, np.int64)}, "`Series.classes` .* of shape"),
-        ([1, 2], {"status": np.array([0, 4], np.uint8)}, "`Series.status` .* must be codes 0 to 3"),
+        ([1, 2], {"status": np.array([0, 5], np.uint8)}, "`Series.status` .* must be codes 0 to 4"),
+        ([1, 2], {"clusters": ("a",)}, "`Series.clusters` .* must be 2 names or none, but were 1"),
         ([1, np.nan], {}, "`Series.values` .* must be finite where a sample counts and NaN elsewhere"),
         ([1, np.inf], {}, "`Series.values` .* must be finite"),
         ([1, 2], {"status": np.array([0, 3], np.uint8)}, "`Series.values` .* NaN elsewhere"),

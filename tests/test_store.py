@@ -1,5 +1,6 @@
 """What was stored comes back to the bit, and what is torn or damaged counts as missing, never as a result."""
 
+import hashlib
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import torch
 
 from interpeval.bench.store import MetricResult, Store, Unit, digest_of
 from interpeval.leaderboards.files import write_whole
-from interpeval.metrics.base import Scores, Status
+from interpeval.metrics.base import Facts, Scores, Status
 
 KEY = "0123456789abcdef0123"
 
@@ -41,7 +42,11 @@ def unit(*, key=KEY, metrics=("m1",), shift=0.0):
                 version=3,
                 configuration="k=0.1",
                 aggregations=("items", "classes"),
-                facts={"": (True, None), "a": (False, 0.1), "a/b": (True, 1 / 3)},
+                facts={
+                    "": Facts(True, (-inf, inf), None),
+                    "a": Facts(False, (0.0, inf), 0.1),
+                    "a/b": Facts(True, (-1 / 3, 1.0), 1 / 3),
+                },
                 scores={"": one, "a": drawn, "a/b": curve},
                 seconds=0.1 + shift,
                 passes=12,
@@ -235,6 +240,21 @@ def test_a_unit_of_another_schema_counts_as_missing_and_says_so(store):
     found, warned = found_or_warned(store)
     assert found == []
     assert "its schema is 999, this version reads 1" in warned[0]
+
+
+def test_a_unit_from_before_ranges_were_stated_has_none(store):
+    store.write(unit())
+    path = only_file(store, ".json")
+    description = json.loads(path.read_bytes())
+    for variant in description["metrics"]["m1"]["variants"].values():
+        del variant["range"]
+    del description["sha256"]
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps({**description, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
+    [found] = store.find(KEY)
+    stated = unit().metrics["m1"].facts
+    unbounded = (-float("inf"), float("inf"))
+    assert found.metrics["m1"].facts == {name: fact._replace(range=unbounded) for name, fact in stated.items()}
 
 
 def test_arrays_of_another_unit_are_not_taken_for_its_own(store):

@@ -3,6 +3,7 @@
 import pytest
 
 from interpeval.leaderboards.names import labels, primary_variants
+from interpeval.leaderboards.record import position
 from interpeval.leaderboards.terminal import WIDTH, control_notes, summary_table
 from leaderboard_cases import record
 
@@ -51,6 +52,34 @@ truth                 n/a         1.000
 * deconvnet: 3 invalid, 12 degenerate (pointing_game)
 n/a truth: no mask of a composite (negative_quadrants_heatmap)"""
     )
+
+
+def test_rows_that_are_not_beaten_are_marked():
+    rows = [
+        bounded(0.701, 0.02, explainer="gradient"),
+        bounded(0.64, 0.021, explainer="deconvnet", n_invalid=3),
+        bounded(0.5, 0.1, explainer="own"),
+        bounded(0.812, 0.019, explainer="center"),
+        bounded(0.4, 0.1, explainer="gradient", variant="class_mean"),
+        *(record(1.0, explainer=name, metric="cost", higher_is_better=False) for name in ("gradient", "own")),
+    ]
+    text = summary_table(rows, unbeaten={position(rows[0]), position(rows[1]), position(rows[4]), position(rows[5])})
+    assert (
+        text.split("\n", 2)[2]
+        == """\
+                 pointing_
+explainer           game ↑    cost ↓
+-----------  -------------  --------
+deconvnet    0.640†*±0.021
+gradient     0.701† ±0.020         1
+own          0.500  ±0.100         1
+-----------  -------------  --------
+center       0.812  ±0.019
+
+† no other real explainer is better by more than chance (paired sign-flip tests, Holm over the column, 5 %)
+* deconvnet: 3 invalid (pointing_game)"""
+    )
+    assert "†" not in summary_table(rows)
 
 
 def test_controls_that_beat_explainers_are_named():

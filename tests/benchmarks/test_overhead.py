@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interpeval.bench import evaluate
@@ -26,28 +27,38 @@ from interpeval.bench.passes import PassCounter, Passes
 from interpeval.datasets.base import ArrayDataset, Arrays, Normalization
 
 ROUNDS = 5
-SAMPLES = 256
 
 
-@dataclass(frozen=True)
-class Cifar(ArrayDataset):
-    """The first lossless CIFAR-10 test images of the folder of real data."""
+@dataclass(frozen=True, eq=False)
+class Pictures(ArrayDataset):
+    """Images of the folder of real data, of one size, without masks."""
 
-    folder: Path
+    pixels: NDArray[np.uint8]
     split: str = "test"
 
-    name: ClassVar[str] = "cifar_sample"
+    name: ClassVar[str] = "real_pictures"
     classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
     normalization: ClassVar[Normalization] = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    image_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    image_shape: ClassVar[tuple[int, int, int]] = (3, 0, 0)
     has_masks: ClassVar[bool] = False
 
     def load(self) -> Arrays:
-        """Read the images."""
-        with np.load(self.folder / "cifar10" / "test_266_lossless.npz") as file:
-            pixels, labels = file["x"][:SAMPLES], file["y"][:SAMPLES].astype(np.int64)
-        ids = tuple(f"cifar-{index}" for index in range(len(labels)))
-        return Arrays(ids, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels, None)
+        """Name the images; their labels do not matter here."""
+        labels = np.arange(len(self.pixels), dtype=np.int64) % len(self.classes)
+        return Arrays(tuple(f"picture-{index}" for index in range(len(labels))), self.pixels, labels, None)
+
+
+def cifar(loaders: ModuleType, real_data: Path) -> tuple[nn.Module, Pictures]:
+    """The CIFAR ResNet-20 and 256 lossless test images."""
+    with np.load(real_data / "cifar10" / "test_266_lossless.npz") as file:
+        pixels = np.ascontiguousarray(file["x"][:256].transpose(0, 3, 1, 2))
+    return loaders.load_model("resnet20"), Pictures(pixels)
+
+
+def photographs(loaders: ModuleType, real_data: Path) -> tuple[nn.Module, Pictures]:
+    """An ImageNet SqueezeNet and 16 crops of photographs, 224×224."""
+    del real_data
+    return loaders.load_model("squeezenet1_0"), Pictures(loaders.coco_crops(224, 16)[0])
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +72,23 @@ def loaders(real_data: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("metric", ["mask_k_pixels", "self_consistency"])
-def test_overhead_on_a_cifar_resnet(benchmark, loaders: ModuleType, real_data: Path, metric: str) -> None:
-    model, dataset = loaders.load_model("resnet20"), Cifar(real_data)
-    size = auto_size(model, dataset.take([0]).images[0])
+@pytest.mark.parametrize("subject", [cifar, photographs], ids=["ResNet-20 at 32", "SqueezeNet at 224"])
+def test_overhead(
+    benchmark,
+    subject: Callable[[ModuleType, Path], tuple[nn.Module, Pictures]],
+    metric: str,
+    loaders: ModuleType,
+    real_data: Path,
+) -> None:
+    model, dataset = subject(loaders, real_data)
+    images = dataset.take(range(len(dataset))).images
+    size = auto_size(model, images[0])
 
     def whole() -> None:
         evaluate(model, "gradient", dataset, [metric], controls=False, device="cpu")
 
     with PassCounter(model) as counter:
         whole()
-    images = dataset.take(range(SAMPLES)).images
     _report(benchmark, whole, lambda: _bare(model, images, counter.passes, size), counter.passes)
 
 

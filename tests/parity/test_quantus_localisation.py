@@ -14,6 +14,8 @@ from torch import Tensor
 from interpeval.metrics.content_heatmap import content_heatmap
 from interpeval.metrics.negative_quadrants_heatmap import negative_quadrants_heatmap
 from interpeval.metrics.pointing_game import pointing_game
+from interpeval.metrics.relevance_rank import relevance_rank
+from interpeval.metrics.top_k import top_k
 
 OPTIONS = {"abs": False, "normalise": False, "disable_warnings": True, "display_progressbar": False}
 
@@ -63,6 +65,37 @@ def test_content_heatmap_is_relevance_mass_accuracy_of_non_negative_maps(quantus
     signed = heatmap - heatmap.mean(dim=(1, 2), keepdim=True) * 0.9
     theirs = ask(metric, signed, s_batch=mask[:, None].numpy())
     assert not np.allclose(content_heatmap(signed, mask).numpy(), theirs, rtol=0.1)  # they divide signed sums
+
+
+@pytest.mark.parametrize("k", [1, 57, 300])
+def test_top_k_is_top_k_intersection(quantus: ModuleType, k: int) -> None:
+    """Of signed maps: both rank values, not magnitudes."""
+    heatmap, mask = maps_and_masks()
+    heatmap = heatmap - heatmap.mean(dim=(1, 2), keepdim=True)
+    theirs = ask(quantus.TopKIntersection(k=k, **OPTIONS), heatmap, s_batch=mask[:, None].numpy())
+    np.testing.assert_allclose(top_k(heatmap, mask, k=k).numpy(), theirs, rtol=1e-12)
+    assert not np.allclose(top_k(-heatmap, mask, k=k).numpy(), theirs)
+
+
+def test_relevance_rank_is_relevance_rank_accuracy(quantus: ModuleType) -> None:
+    heatmap, mask = maps_and_masks()
+    heatmap = heatmap - heatmap.mean(dim=(1, 2), keepdim=True)
+    theirs = ask(quantus.RelevanceRankAccuracy(**OPTIONS), heatmap, s_batch=mask[:, None].numpy())
+    np.testing.assert_allclose(relevance_rank(heatmap, mask).numpy(), theirs, rtol=1e-12)
+    assert not np.allclose(relevance_rank(-heatmap, mask).numpy(), theirs)
+
+
+def test_of_equal_values_they_take_whatever_their_sort_puts_first(quantus: ModuleType) -> None:
+    """Turning a map of equal values, but for one, and its mask by 180° changes their score; ours is chance."""
+    mask = torch.zeros(40, 24, 24, dtype=torch.bool)
+    mask[:, :6] = True  # a quarter of the pixels
+    heatmap, metric = torch.full((40, 24, 24), 0.5), quantus.TopKIntersection(k=100, **OPTIONS)
+    heatmap[:, 12, 12] = 0.6  # they refuse a map that is constant throughout
+    turned = (mask, mask.flip(1, 2))
+    theirs = [np.mean(ask(metric, heatmap, s_batch=each[:, None].numpy())) for each in turned]
+    ours = [top_k(heatmap, each, k=100).mean().item() for each in turned]
+    assert abs(theirs[0] - theirs[1]) > 0.1
+    assert ours == pytest.approx([0.25, 0.25], abs=4 * (0.25 * 0.75 / 100 / 40) ** 0.5)
 
 
 @pytest.mark.parametrize("size", [(24, 24), (13, 19)])

@@ -1,0 +1,183 @@
+"""How many of the largest values of a heatmap lie in a mask, without sorting it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..datasets.philox import permutation_keys, sample_keys
+from .base import invalid_maps
+
+_STRIDE = 61  # a prime: taking every 61st pixel of a row-major image takes from all of its columns
+_WIDTHS = (1, 4)  # standard deviations: try narrow bounds first, missing them costs little
+
+
+def largest_inside(
+    heatmap: Tensor,
+    mask: Tensor,
+    count: Tensor,
+    *,
+    seed: int = 0,
+    ids: Sequence[str] | Sequence[int] | Tensor | None = None,
+) -> Tensor:
+    """Count how many of the largest signed values of each heatmap lie in its mask.
+
+    They are the first of `pixel_order(heatmap, order="most", seed=seed, ids=ids)`: where values are equal at the cut,
+    a permutation keyed by (seed, sample) decides. It is drawn only where the choice matters.
+
+    Args:
+        heatmap: `(B, H, W)` floating point.
+        mask: `(B, H, W)` bool.
+        count: `(B,)` int64, how many values are looked at in each map, at most H·W.
+        seed: seed of the permutation.
+        ids: `B` sample names or keys that it depends on; positions in the batch if not given.
+
+    Returns:
+        `(B,)` float64, whole numbers; NaN where a map holds NaN or an infinite value.
+
+    Raises:
+        ValueError: `ids` does not name every sample.
+
+    Example:
+        >>> heatmap = torch.tensor([[[5.0, -1.0, 4.0, 3.0]]])
+        >>> largest_inside(heatmap, heatmap > 3, torch.tensor([3]))
+        tensor([2.], dtype=torch.float64)
+    """
+    keys = sample_keys(range(len(heatmap)) if ids is None else ids, heatmap.device)
+    if len(keys) != len(heatmap):
+        raise ValueError(f"`ids` must name each of the {len(heatmap)} samples, had {len(keys)}")
+    maps, masks = heatmap.detach().flatten(1), mask.flatten(1)
+    if maps.dtype not in (torch.float32, torch.float64):
+        maps = maps.float()
+    cut = _cut_by_numpy if maps.device.type == "cpu" else _cut_by_sorting
+    result = torch.full((len(maps),), torch.nan, dtype=torch.float64, device=maps.device)
+    for start in range(0, len(maps), 64):  # so that they stay in a cache, and what is tied takes little memory
+        rows = start + (~invalid_maps(heatmap[start : start + 64])).nonzero()[:, 0]
+        result[rows] = 0.0
+        rows = rows[count[rows] > 0]
+        if len(rows):
+            found = cut(maps, masks, count, rows)
+            result[rows] = (found.inside + _chosen_inside(found, seed, keys[rows])).double()
+    return result
+
+
+class _Cut(NamedTuple):
+    """n maps, each cut at its k-th largest value.
+
+    Attributes:
+        inside: `(n,)` how many of the k largest lie in the mask, as far as ties leave that open.
+        room: `(n,)` how many pixels are still to be chosen.
+        row: `(T,)` to which of the n maps each pixel to choose from belongs, ascending.
+        pixel: `(T,)` its row-major index.
+        on: `(T,)` bool, whether it lies in the mask.
+    """
+
+    inside: Tensor
+    room: Tensor
+    row: Tensor
+    pixel: Tensor
+    on: Tensor
+
+
+def _chosen_inside(cut: _Cut, seed: int, keys: Tensor) -> Tensor:
+    """`(n,)` int64: how many pixels are inside of those that stand first in the permutation of `pixel_order`."""
+    result = torch.zeros_like(cut.inside)
+    number = torch.cat(
+        [
+            permutation_keys(seed, "pixel_order", keys[row], 0, pixel)
+            for row, pixel in zip(cut.row.split(2**16), cut.pixel.split(2**16), strict=True)
+        ]
+    )
+    open_rows, sizes = cut.row.unique_consecutive(return_counts=True)
+    parts = zip(open_rows.tolist(), number.split(sizes.tolist()), cut.on.split(sizes.tolist()), strict=True)
+    for row, each, on in parts:
+        last = each.kthvalue(int(cut.room[row])).values
+        result[row] = ((each <= last) & on).sum()
+    return result
+
+
+def _cut_by_sorting(maps: Tensor, masks: Tensor, count: Tensor, rows: Tensor) -> _Cut:
+    """Cut some rows of `(B, P)` maps on any device."""
+    maps, masks, count = maps[rows], masks[rows], count[rows, None]
+    value = maps.sort(dim=1, descending=True).values.gather(1, count - 1)
+    larger, tied = maps > value, maps == value
+    room = count[:, 0] - larger.sum(dim=1)
+    settled = room == tied.sum(dim=1)
+    taken = larger | (tied & settled[:, None])
+    row, pixel = (tied & ~settled[:, None]).nonzero().unbind(dim=1)
+    return _Cut((taken & masks).sum(dim=1), room, row, pixel, masks[row, pixel])
+
+
+def _cut_by_numpy(maps: Tensor, masks: Tensor, count: Tensor, rows: Tensor) -> _Cut:
+    """Do the same on the CPU, several times faster: most values are only compared with two others."""
+    values, inside = maps.numpy(), masks.numpy()
+    memory = np.empty((2, values.shape[1]), dtype=bool)
+    ks = count[rows].tolist()
+    cuts = [_cut_one(values[row], inside[row], k, memory) for row, k in zip(rows.tolist(), ks, strict=True)]
+    sizes = torch.tensor([len(cut.pixel) for cut in cuts])
+    return _Cut(
+        torch.tensor([cut.inside for cut in cuts]),
+        torch.tensor([cut.room for cut in cuts]),
+        torch.arange(len(cuts)).repeat_interleave(sizes),
+        torch.from_numpy(np.concatenate([cut.pixel for cut in cuts])),
+        torch.from_numpy(np.concatenate([cut.on for cut in cuts])),
+    )
+
+
+class _One(NamedTuple):
+    """The members of `_Cut` for one map."""
+
+    inside: int
+    room: int
+    pixel: NDArray[np.intp]
+    on: NDArray[np.bool_]
+
+
+def _cut_one(values: NDArray[Any], inside: NDArray[np.bool_], k: int, memory: NDArray[np.bool_]) -> _One:
+    """Cut `(P,)` values; `memory` is `(2, P)`, to be written to."""
+    larger, between = memory
+    near, room = _candidates(values, k, larger, between)
+    candidates, on = values.take(near), inside.take(near)
+    value = np.partition(candidates, -room)[-room]
+    above, tied = candidates > value, candidates == value
+    larger &= inside
+    count = int(np.count_nonzero(larger)) + int(np.count_nonzero(above & on))
+    room -= int(np.count_nonzero(above))
+    if room == np.count_nonzero(tied):
+        return _One(count + int(np.count_nonzero(tied & on)), room, near[:0], on[:0])
+    return _One(count, room, near[tied], on[tied])
+
+
+def _candidates(
+    values: NDArray[Any], k: int, larger: NDArray[np.bool_], between: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], int]:
+    """Indices of values among which the k-th largest is, and which of them it is; marks all that are `larger`."""
+    for low, high in _bounds(values, k):
+        np.greater(values, high, out=larger)
+        np.greater_equal(values, low, out=between)
+        between ^= larger
+        room = k - int(np.count_nonzero(larger))
+        if 0 < room <= np.count_nonzero(between):
+            return np.flatnonzero(between), room
+    larger[:] = False
+    return np.arange(len(values)), k
+
+
+def _bounds(values: NDArray[Any], k: int) -> Iterator[tuple[float, float]]:
+    """Pairs of numbers between which the k-th largest value may lie: probably, and almost surely.
+
+    They are those of a sample of the pixels; the share of it that is larger than the k-th largest value of all has a
+    known standard deviation, if pixels are drawn at random.
+    """
+    sample = np.sort(values[::_STRIDE])
+    size, share = len(sample), 1 - k / len(values)
+    for deviations in _WIDTHS:
+        error = deviations * math.sqrt(size * share * (1 - share)) + 1
+        low, high = int(size * share - error), int(size * share + error) + 1
+        yield float(sample[low]) if low >= 0 else -np.inf, float(sample[high]) if high < size else np.inf
