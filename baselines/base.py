@@ -121,6 +121,20 @@ class TrainableModel(Protocol):
         ...
 
 
+def is_encoder(model: nn.Module) -> bool:
+    """Whether a model says, by `encoder = True`, that its `(B, D)` output is a representation, not logits of classes.
+
+    It is then scored by metrics with `target="none"` alone, which explain the output as a whole.
+
+    Example:
+        >>> network = nn.Flatten()
+        >>> network.encoder = True
+        >>> is_encoder(network), is_encoder(nn.Flatten())
+        (True, False)
+    """
+    return bool(getattr(model, "encoder", False))
+
+
 def heatmap(attributions: Tensor, size: tuple[int, int], reduction: Reduction, *, rectified: bool = False) -> Tensor:
     """Turn attributions into the heatmaps that metrics score.
 

@@ -64,6 +64,10 @@ def list_command(kind: str | None, as_json: bool) -> None:
     "--existing", type=click.Choice(["skip", "redo", "fail"]), default="skip", show_default=True,
     help="What to do with finished work: use it, do it again, or stop.",
 )  # fmt: skip
+@click.option("--download", is_flag=True, help="Let datasets fetch what is not there yet.")
+@click.option(
+    "--on-bad-sample", type=click.Choice(["error", "skip"]), help="Stop at a file that is not an image, or count it."
+)
 @click.option("--keep-attributions", is_flag=True, help="Keep all attributions, so that metrics can be added later.")
 def run_command(suite: str | None, batch_size: str, device: str, out: Path | None, **options: Any) -> None:
     """Score explanations. Without arguments: the suite `quickstart`.
@@ -166,7 +170,9 @@ def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict
             existing=options["existing"],
             keep_attributions=options["keep_attributions"],
         )
-        return run(suite, folder, chosen, command=" ".join(["interpeval", *sys.argv[1:]]))
+        wanted = {"download": options["download"] or None, "on_bad_sample": options["on_bad_sample"]}
+        further = {name: value for name, value in wanted.items() if value is not None}
+        return run(suite, folder, chosen, command=" ".join(["interpeval", *sys.argv[1:]]), dataset_options=further)
 
     return _guarded(start, ExistingError)
 

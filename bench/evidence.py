@@ -168,10 +168,18 @@ class ModelEvidence:
         if rule == "label":
             if self.batch.labels.ndim != 1:
                 raise ValueError('`target` must not be "label" for samples of several labels; use "predicted"')
-            return self.batch.labels
+            return self._labels
         if rule == "none":
             return torch.zeros(len(self.batch), dtype=torch.int64, device=self.batch.images.device)
         raise ValueError(f'`target` must be "predicted", "label" or "none", was {rule!r}')
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        """The labels, or among the classes of a network that count as a label the one it finds most likely."""
+        known: Tensor | None = getattr(self.dataset, "network_classes", None)
+        if known is None:
+            return self.batch.labels
+        return self.logits.masked_fill(~known.to(self.logits.device)[self.batch.labels], -torch.inf).argmax(dim=1)
 
     def expected_sums(self, rule: TargetRule) -> Tensor:
         """`(B,)` float64: the target's logit, above that of the reference input where the explainer says so."""

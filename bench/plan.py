@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..baselines.base import Explainer, Interpretable
+from ..baselines.base import Explainer, Interpretable, is_encoder
 from ..baselines.ensure import ExplainerFacts, explainer_facts
 from ..datasets.base import Dataset
 from ..metrics.base import Metric
@@ -149,6 +149,8 @@ def configuration_text(metric: Metric) -> str:
 def _reason(dataset: Dataset, model: Model, explainer: Explainer | None, metric: Metric) -> str | None:
     """Return why a metric does not apply; `None` if it does."""
     reason = _lacking(dataset, metric)
+    if is_encoder(model.module) and getattr(metric, "target", None) != "none":
+        reason = f'model {model.name} is an encoder: only metrics with `target="none"` apply'
     if reason is None and "interpreter" in metric.needs and not isinstance(model.module, Interpretable):
         reason = f"model {model.name} has no interpreter"
     return reason if reason is not None or explainer is None else _unfit(explainer, dataset, model, metric)
@@ -162,6 +164,8 @@ def _lacking(dataset: Dataset, metric: Metric) -> str | None:
         return f"dataset {dataset.name} has a single class"
     if "label" in metric.needs and dataset.labels.ndim != 1:
         return f"dataset {dataset.name} has several labels per sample"
+    if "classes" in metric.needs and getattr(dataset, "network_classes", None) is not None:
+        return f"dataset {dataset.name} is scored by a network of other classes"
     if "backgrounds" in metric.needs and not getattr(dataset, "has_backgrounds", False):
         return f"dataset {dataset.name} has no images without their objects"
     return None

@@ -6,14 +6,14 @@ import difflib
 import hashlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..baselines.base import Explainer
+from ..baselines.base import Explainer, is_encoder
 from ..baselines.ensure import ensure_explainer
 from ..datasets.base import Dataset
 from ..metrics.base import Metric
@@ -38,10 +38,13 @@ class Model:
     code: str
 
 
-def resolve_dataset(text: str) -> Dataset:
-    """Return the dataset called `name?argument=value`."""
+def resolve_dataset(text: str, **options: object) -> Dataset:
+    """Return the dataset called `name?argument=value`; `options` are further arguments, for datasets that take them."""
     spec = parse(text)
-    return _construct(load("datasets", spec), spec, "dataset")
+    factory = load("datasets", spec)
+    taken = inspect.signature(factory).parameters if callable(factory) else {}
+    further = {name: value for name, value in options.items() if name in taken}
+    return _construct(factory, replace(spec, params={**further, **spec.params}), "dataset")
 
 
 def resolve_explainer(text: str) -> Explainer:
@@ -191,8 +194,13 @@ def _check_classes(module: nn.Module, dataset: Dataset, device: torch.device) ->
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"`model` must return logits (B, K), returned {found} for an image {tuple(image.shape)}")
-    if logits.shape[1] != len(dataset.classes):
+    if is_encoder(module):
+        return
+    known: torch.Tensor | None = getattr(dataset, "network_classes", None)
+    expected = len(dataset.classes) if known is None else known.shape[1]
+    if logits.shape[1] != expected:
         raise ValueError(
-            f"`model` gives {logits.shape[1]} classes, dataset `{dataset.name}` has {len(dataset.classes)}: "
-            "use a model trained for this dataset"
+            f"`model` gives {logits.shape[1]} classes, dataset `{dataset.name}` has {expected}: take a model of "
+            "these, or a dataset that says which classes of a network count as its own (argument `labels`); a model "
+            "that gives a representation says so by `encoder = True`"
         )

@@ -158,6 +158,9 @@ def _series(parts: Sequence[_Part], variant: str) -> Series:
     values, status, variance = zip(*(_arrays(part, variant, result) for part in parts), strict=True)
     keep = np.concatenate(rows)
     fact = result.facts[variant]
+    ids = tuple(
+        name for part, kept in zip(parts, rows, strict=True) for name, k in zip(part.unit.ids, kept, strict=True) if k
+    )
     return Series(
         **{name: about[name] for name in _ABOUT},
         metric=result.name,
@@ -167,12 +170,8 @@ def _series(parts: Sequence[_Part], variant: str) -> Series:
         chance=fact.chance,
         seconds=sum(part.result.seconds for part in parts),
         passes=sum(part.result.passes for part in parts),
-        ids=tuple(
-            name
-            for part, kept in zip(parts, rows, strict=True)
-            for name, k in zip(part.unit.ids, kept, strict=True)
-            if k
-        ),
+        ids=ids,
+        clusters=_clusters(ids),
         values=np.concatenate(values)[keep],
         status=np.concatenate(status)[keep],
         variance=None if variance[0] is None else np.concatenate(variance)[keep],
@@ -187,6 +186,12 @@ _ABOUT = (
     "dataset", "dataset_revision", "model", "model_digest", "explainer", "explainer_params", "seed", "interpeval",
     "torch", "captum", "device",
 )  # fmt: skip
+
+
+def _clusters(ids: Sequence[str]) -> tuple[str, ...]:
+    """The images that samples are items of; none where every sample has an image of its own."""
+    images = tuple(name.split("#", 1)[0] for name in ids)
+    return images if len(set(images)) < len(images) else ()
 
 
 def _without_repeats(parts: Sequence[_Part]) -> tuple[Sequence[_Part], list[np.ndarray]]:

@@ -67,17 +67,20 @@ class _Parts:
     metrics: Sequence[Metric]
 
 
-def run(suite: Suite, folder: Path, options: Options, *, command: str = "") -> Outcome:
+def run(
+    suite: Suite, folder: Path, options: Options, *, command: str = "", dataset_options: Mapping[str, object] = {}
+) -> Outcome:
     """Run a suite and leave its store, `run.json`, `leaderboard.csv` and pictures in `folder`.
 
-    Every name is resolved before anything is trained or written.
+    Every name is resolved before anything is trained or written. `dataset_options` are arguments for the datasets
+    that take them.
 
     Raises:
         ValueError, TypeError, LookupError, OSError: something is not what it must be; nothing was written.
         ExistingError: finished work is there and must not be.
     """
     start = time.perf_counter()
-    parts = [_resolve(experiment) for experiment in suite.experiments]
+    parts = [_resolve(experiment, dataset_options) for experiment in suite.experiments]
     _check_folder(folder)
     plans = [_plan(part, suite.seed, options) for part in parts]
     store = Store(folder)
@@ -196,11 +199,11 @@ class Manifest:
         write_whole(self.folder / MANIFEST, payload.encode())
 
 
-def _resolve(experiment: Experiment) -> _Parts:
+def _resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> _Parts:
     check_model_name(experiment.model)
     return _Parts(
         experiment,
-        resolve_dataset(experiment.dataset),
+        resolve_dataset(experiment.dataset, **dataset_options),
         with_controls([resolve_explainer(name) for name in experiment.explainers]),
         resolve_metrics(experiment.metrics),
     )

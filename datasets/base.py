@@ -17,11 +17,42 @@ from torch import Tensor
 from .philox import sample_keys
 
 
+class DatasetError(ValueError):
+    """Files of a dataset that are missing, damaged or not what they must be; the message names the file."""
+
+
 class Normalization(NamedTuple):
     """Mean and standard deviation per channel, in pixel values of [0, 1], that images were normalised with."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def named(cls, name: str, *, channels: int = 3) -> Self:
+        """Return a usual normalisation.
+
+        Args:
+            name: `"none"` (pixel values in [0, 1]), `"half"` (mean and standard deviation 0.5: values in [-1, 1]) or
+                `"imagenet"` (what torchvision's networks for colour images expect).
+            channels: how many there are; `"imagenet"` has 3.
+
+        Raises:
+            ValueError: `name` is none of these, or has another number of channels.
+
+        Example:
+            >>> Normalization.named("half", channels=1)
+            Normalization(mean=(0.5,), std=(0.5,))
+        """
+        known = {
+            "none": ((0.0,) * channels, (1.0,) * channels),
+            "half": ((0.5,) * channels, (0.5,) * channels),
+        }
+        if channels == 3:
+            known["imagenet"] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        if name not in known:
+            allowed = ", ".join(f'"{key}"' for key in known)
+            raise ValueError(f"`normalization` must be one of {allowed} for {channels} channel(s), was {name!r}")
+        return cls(*known[name])
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Map `(..., C, H, W)` pixel values in [0, 1] to the model's input space."""
@@ -122,9 +153,12 @@ class Dataset(Protocol):
     Members are known without reading every image, so that a run can be planned before it starts.
 
     A sample is one evaluation item: an image that holds several annotated classes is a sample for each of them,
-    with the mask of that class. Optional members, read with their defaults by the engine:
+    with the mask of that class. Names of samples of one image share what stands before a `#`, so that they are
+    resampled together. Optional members, read with their defaults by the engine:
 
     * `present: Tensor`, `(N, K)` bool, which classes are in the image of each sample (default: its label alone);
+    * `network_classes: Tensor | None`, `(K, L)` bool, which of the L classes of a network count as each class here
+      (default `None`: they are the same);
     * `has_backgrounds: bool`, whether samples come with their images without the object (default false).
     """
 
@@ -198,12 +232,18 @@ class Arrays(NamedTuple):
         pixels: `(N, C, H, W)` uint8.
         labels: `(N,)` int64.
         masks: `(N, H, W)` bool, or `None`.
+        all_masks: likewise, of every annotated object; see `Batch`.
+        backgrounds: `(N, C, H, W)` uint8, the pixels without the objects, or `None`.
+        present: `(N, K)` bool, which classes are in the image, or `None` where that is the label alone.
     """
 
     ids: tuple[str, ...]
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     masks: NDArray[np.bool_] | None
+    all_masks: NDArray[np.bool_] | None = None
+    backgrounds: NDArray[np.uint8] | None = None
+    present: NDArray[np.bool_] | None = None
 
 
 class ArrayDataset(ABC):
@@ -243,12 +283,17 @@ class ArrayDataset(ABC):
         """`(N,)` int64 class index of every sample."""
         return torch.from_numpy(self.arrays.labels)
 
+    @property
+    def present(self) -> Tensor | None:
+        """`(N, K)` bool, which classes are in the image of every sample; `None` where that is its label alone."""
+        return None if self.arrays.present is None else torch.from_numpy(self.arrays.present)
+
     @cached_property
     def revision(self) -> str:
-        """SHA-256 over names, pixels, labels and masks, shortened to 16 hexadecimal digits."""
+        """SHA-256 over names, pixels, labels, masks and what else there is, shortened to 16 hexadecimal digits."""
         arrays, digest = self.arrays, hashlib.sha256()
         digest.update("\n".join(arrays.ids).encode())
-        for part in (arrays.pixels, arrays.labels, arrays.masks):
+        for part in arrays[1:]:
             if part is not None:
                 digest.update(f"{part.dtype.str}{part.shape}".encode())
                 digest.update(np.ascontiguousarray(part).tobytes())
@@ -262,15 +307,19 @@ class ArrayDataset(ABC):
         """Read the samples at these positions."""
         rows = np.asarray(indices, dtype=np.int64)
         arrays = self.arrays
-        pixels = torch.from_numpy(arrays.pixels[rows]).float() / 255
         return Batch(
             ids=tuple(arrays.ids[row] for row in rows),
-            images=self.normalization.normalize(pixels),
+            images=self._normalized(arrays.pixels[rows]),
             labels=torch.from_numpy(arrays.labels[rows]),
             masks=None if arrays.masks is None else torch.from_numpy(arrays.masks[rows]),
+            all_masks=None if arrays.all_masks is None else torch.from_numpy(arrays.all_masks[rows]),
+            backgrounds=None if arrays.backgrounds is None else self._normalized(arrays.backgrounds[rows]),
         )
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Read all samples in order, `size` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self.take(range(start, min(start + size, len(self))))
+
+    def _normalized(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return self.normalization.normalize(torch.from_numpy(pixels).float() / 255)

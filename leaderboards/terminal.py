@@ -93,7 +93,11 @@ class _Column:
         better = next(iter(self.cells.values())).higher_is_better
         words = [printable(part).replace("_", "_ ") for part in (self.metric, self.variant) if part]
         words[-1] += " ↑" if better else " ↓"
-        return [line.replace("_ ", "_") for part in words for line in textwrap.wrap(part, _HEADER_WIDTH)]
+        return [
+            line.replace("_ ", "_")
+            for part in words
+            for line in textwrap.wrap(part, _HEADER_WIDTH, break_long_words=False)
+        ]
 
     @property
     def precision(self) -> str:
@@ -190,7 +194,8 @@ def _headline(rows: list[Record]) -> str:
     about_model = _columns([row for row in rows if not row.explainer])
     scores = [f"{column.name} {text}" for column in about_model if column.applies for text in column.texts.values()]
     samples = max(row.n + row.n_invalid + row.n_no_truth for row in rows)
-    return f"{_title(rows)}, {samples} samples" + (": " + ", ".join(scores) if scores else "")
+    line = f"{_title(rows)}, {samples} samples" + (": " + ", ".join(scores) if scores else "")
+    return textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _side_by_side(columns: list[_Column], names: Iterable[str]) -> Iterator[list[_Column]]:

@@ -33,7 +33,7 @@ def distribution(heatmap: Tensor) -> Tensor:
         tensor([[[0.7500, 0.0000, 0.2500]]], dtype=torch.float64)
     """
     check_heatmap(heatmap)
-    positive = _positive(heatmap)
+    positive = _positive(heatmap, torch.empty_like(heatmap, dtype=torch.float64))
     total = _total(positive).view(-1, 1, 1)
     return nan_where(positive / torch.where(total == 0, 1, total), invalid_maps(heatmap))
 
@@ -58,8 +58,10 @@ def positive_share(heatmap: Tensor, region: Tensor) -> Tensor:
         tensor([0.7500], dtype=torch.float64)
     """
     check_maps(heatmap, region)
-    # A few maps at a time: their float64 copies then stay in the processor's cache, which is several times faster.
-    return torch.cat([_share(maps, area) for maps, area in zip(heatmap.split(4), region.split(4), strict=True)])
+    # A few maps at a time, in the same memory: it then stays in the processor's cache, which is several times faster.
+    memory = heatmap.new_empty((min(4, len(heatmap)), *heatmap.shape[1:]), dtype=torch.float64)
+    parts = zip(heatmap.detach().split(4), region.split(4), strict=True)
+    return torch.cat([_share(maps, area, memory[: len(maps)]) for maps, area in parts])
 
 
 def content_heatmap(heatmap: Tensor, mask: Tensor) -> Tensor:
@@ -120,16 +122,17 @@ class ContentHeatmap(LocalisationMetric):
         return Measured(content_heatmap(heatmap, mask), silent_maps(heatmap))
 
 
-def _positive(heatmap: Tensor) -> Tensor:
-    """Positive part in float64, so that sums of it neither underflow nor overflow."""
+def _positive(heatmap: Tensor, memory: Tensor) -> Tensor:
+    """Write the positive part to float64 `memory`, such that sums of it neither underflow nor overflow."""
+    memory.copy_(heatmap)
     if heatmap.dtype == torch.float64:  # sums of any other type cannot, in float64
         exponent = torch.frexp(heatmap.amax(dim=(1, 2), keepdim=True)).exponent.clamp(-1000, 1000)
-        heatmap = heatmap * torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), -exponent)  # exact
-    return heatmap.clamp(min=0).double()
+        memory.mul_(torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), -exponent))  # exact
+    return memory.clamp_(min=0)
 
 
-def _share(heatmap: Tensor, region: Tensor) -> Tensor:
-    positive = _positive(heatmap)
+def _share(heatmap: Tensor, region: Tensor, memory: Tensor) -> Tensor:
+    positive = _positive(heatmap, memory)
     total = _total(positive)
     sound = total.isfinite() & heatmap.amin(dim=(1, 2)).isfinite()  # only -inf is not seen in the total
     # Sums of the same terms in the same order: the part cannot come out larger than the whole. The region is taken

@@ -116,7 +116,7 @@ class F1(Metric):
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     chance: ClassVar[float | None] = None
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset({"classes"})
     reference: ClassVar[str] = "van Rijsbergen, Information Retrieval, 2nd edition, 1979"
     aggregations: ClassVar[tuple[str, ...]] = ("ratios",)
 

@@ -93,7 +93,7 @@ class Fidelity(Metric):
         invalid = no_prediction(predictor, interpreter)
         status = status_of(len(invalid), invalid.device, invalid=invalid)
         scores = {"": Scores(fidelity(predictor, interpreter), status)}
-        labels = evidence.batch.labels
+        labels = evidence.targets("label")
         if labels.ndim == 1:
             for word, logits in (("predictor", predictor), ("interpreter", interpreter)):
                 correct = logits.argmax(dim=1) == labels

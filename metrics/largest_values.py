@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.philox import permutation_keys, sample_keys
-from .base import invalid_maps
+from .base import invalid_maps, nan_where
 
 _STRIDE = 61  # a prime: taking every 61st pixel of a row-major image takes from all of its columns
 _WIDTHS = (1, 4)  # standard deviations: try narrow bounds first, missing them costs little
+_NO_PIXEL: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 def largest_inside(
@@ -56,22 +57,19 @@ def largest_inside(
     if maps.dtype not in (torch.float32, torch.float64):
         maps = maps.float()
     cut = _cut_by_numpy if maps.device.type == "cpu" else _cut_by_sorting
-    result = torch.full((len(maps),), torch.nan, dtype=torch.float64, device=maps.device)
-    for start in range(0, len(maps), 64):  # so that they stay in a cache, and what is tied takes little memory
-        rows = start + (~invalid_maps(heatmap[start : start + 64])).nonzero()[:, 0]
-        result[rows] = 0.0
-        rows = rows[count[rows] > 0]
-        if len(rows):
-            found = cut(maps, masks, count, rows)
-            result[rows] = (found.inside + _chosen_inside(found, seed, keys[rows])).double()
-    return result
+    parts = [  # some at a time, so that sorting, and the choice among ties, take little memory
+        _settle(cut(*part), seed, some)
+        for *part, some in zip(maps.split(128), masks.split(128), count.split(128), keys.split(128), strict=True)
+    ]
+    return torch.cat(parts)
 
 
 class _Cut(NamedTuple):
     """n maps, each cut at its k-th largest value.
 
     Attributes:
-        inside: `(n,)` how many of the k largest lie in the mask, as far as ties leave that open.
+        inside: `(n,)` float64, how many of the k largest lie in the mask, but for those still to be chosen; NaN where
+            a map holds NaN or an infinite value.
         room: `(n,)` how many pixels are still to be chosen.
         row: `(T,)` to which of the n maps each pixel to choose from belongs, ascending.
         pixel: `(T,)` its row-major index.
@@ -85,62 +83,65 @@ class _Cut(NamedTuple):
     on: Tensor
 
 
-def _chosen_inside(cut: _Cut, seed: int, keys: Tensor) -> Tensor:
-    """`(n,)` int64: how many pixels are inside of those that stand first in the permutation of `pixel_order`."""
-    result = torch.zeros_like(cut.inside)
+def _settle(cut: _Cut, seed: int, keys: Tensor) -> Tensor:
+    """`(n,)` float64: how many are inside, with the tied pixels that stand first in the order of `pixel_order`."""
+    if not len(cut.row):
+        return cut.inside
     number = torch.cat(
         [
             permutation_keys(seed, "pixel_order", keys[row], 0, pixel)
             for row, pixel in zip(cut.row.split(2**16), cut.pixel.split(2**16), strict=True)
         ]
     )
-    open_rows, sizes = cut.row.unique_consecutive(return_counts=True)
-    parts = zip(open_rows.tolist(), number.split(sizes.tolist()), cut.on.split(sizes.tolist()), strict=True)
-    for row, each, on in parts:
-        last = each.kthvalue(int(cut.room[row])).values
-        result[row] = ((each <= last) & on).sum()
+    rows, sizes = cut.row.unique_consecutive(return_counts=True)
+    result, each = cut.inside.clone(), sizes.tolist()
+    for row, places, on in zip(rows.tolist(), number.split(each), cut.on.split(each), strict=True):
+        last = places.kthvalue(int(cut.room[row])).values
+        result[row] += ((places <= last) & on).sum()
     return result
 
 
-def _cut_by_sorting(maps: Tensor, masks: Tensor, count: Tensor, rows: Tensor) -> _Cut:
-    """Cut some rows of `(B, P)` maps on any device."""
-    maps, masks, count = maps[rows], masks[rows], count[rows, None]
-    value = maps.sort(dim=1, descending=True).values.gather(1, count - 1)
+def _cut_by_sorting(maps: Tensor, masks: Tensor, count: Tensor) -> _Cut:
+    """Cut `(n, P)` maps on any device."""
+    value = maps.sort(dim=1, descending=True).values.gather(1, (count[:, None] - 1).clamp(min=0))
     larger, tied = maps > value, maps == value
-    room = count[:, 0] - larger.sum(dim=1)
-    settled = room == tied.sum(dim=1)
-    taken = larger | (tied & settled[:, None])
-    row, pixel = (tied & ~settled[:, None]).nonzero().unbind(dim=1)
-    return _Cut((taken & masks).sum(dim=1), room, row, pixel, masks[row, pixel])
+    room, equal = count - larger.sum(dim=1), tied.sum(dim=1)
+    taken = larger | (tied & (room == equal)[:, None])
+    row, pixel = (tied & ((room > 0) & (room < equal))[:, None]).nonzero().unbind(dim=1)
+    inside = nan_where((taken & masks).sum(dim=1), invalid_maps(maps))
+    return _Cut(inside, room, row, pixel, masks[row, pixel])
 
 
-def _cut_by_numpy(maps: Tensor, masks: Tensor, count: Tensor, rows: Tensor) -> _Cut:
+def _cut_by_numpy(maps: Tensor, masks: Tensor, count: Tensor) -> _Cut:
     """Do the same on the CPU, several times faster: most values are only compared with two others."""
     values, inside = maps.numpy(), masks.numpy()
     memory = np.empty((2, values.shape[1]), dtype=bool)
-    ks = count[rows].tolist()
-    cuts = [_cut_one(values[row], inside[row], k, memory) for row, k in zip(rows.tolist(), ks, strict=True)]
-    sizes = torch.tensor([len(cut.pixel) for cut in cuts])
+    cuts = [_cut_one(*each, memory) for each in zip(values, inside, count.tolist(), strict=True)]
+    sizes = torch.tensor([len(cut.pixel) for cut in cuts], dtype=torch.int64)
     return _Cut(
-        torch.tensor([cut.inside for cut in cuts]),
-        torch.tensor([cut.room for cut in cuts]),
+        torch.tensor([cut.inside for cut in cuts], dtype=torch.float64),
+        torch.tensor([cut.room for cut in cuts], dtype=torch.int64),
         torch.arange(len(cuts)).repeat_interleave(sizes),
-        torch.from_numpy(np.concatenate([cut.pixel for cut in cuts])),
-        torch.from_numpy(np.concatenate([cut.on for cut in cuts])),
+        torch.from_numpy(np.concatenate([_NO_PIXEL, *(cut.pixel for cut in cuts)])),
+        torch.from_numpy(np.concatenate([_NO_PIXEL > 0, *(cut.on for cut in cuts)])),
     )
 
 
 class _One(NamedTuple):
     """The members of `_Cut` for one map."""
 
-    inside: int
-    room: int
-    pixel: NDArray[np.intp]
-    on: NDArray[np.bool_]
+    inside: float
+    room: int = 0
+    pixel: NDArray[np.int64] = _NO_PIXEL
+    on: NDArray[np.bool_] = _NO_PIXEL > 0
 
 
 def _cut_one(values: NDArray[Any], inside: NDArray[np.bool_], k: int, memory: NDArray[np.bool_]) -> _One:
     """Cut `(P,)` values; `memory` is `(2, P)`, to be written to."""
+    if not (math.isfinite(values.max()) and math.isfinite(values.min())):
+        return _One(math.nan)
+    if k == 0:
+        return _One(0)
     larger, between = memory
     near, room = _candidates(values, k, larger, between)
     candidates, on = values.take(near), inside.take(near)
@@ -150,7 +151,7 @@ def _cut_one(values: NDArray[Any], inside: NDArray[np.bool_], k: int, memory: ND
     count = int(np.count_nonzero(larger)) + int(np.count_nonzero(above & on))
     room -= int(np.count_nonzero(above))
     if room == np.count_nonzero(tied):
-        return _One(count + int(np.count_nonzero(tied & on)), room, near[:0], on[:0])
+        return _One(count + int(np.count_nonzero(tied & on)))
     return _One(count, room, near[tied], on[tied])
 
 

@@ -86,7 +86,7 @@ def test_facts_of_a_metric_agree_with_one_another(entry):
     low, high = entry.facts["range"]
     assert low < high
     assert entry.facts["chance"] is None or low <= entry.facts["chance"] <= high
-    assert entry.facts["needs"] <= {"explainer", "masks", "distractors", "backgrounds", "label", "interpreter", "sum"}
+    assert entry.facts["needs"] <= {"explainer", "masks", "distractors", "backgrounds", "label", "interpreter", "sum", "classes"}
 
 
 def test_names_are_in_alphabetical_order_and_each_is_that_of_its_entry():

@@ -11,8 +11,12 @@ from captum.attr import Saliency
 from torch import Tensor, nn
 
 from interpeval.bench import evaluate
+from interpeval.datasets.base import Arrays
 from interpeval.leaderboards.record import COLUMNS
+from interpeval.metrics.accuracy import Accuracy
 from interpeval.metrics.content_heatmap import ContentHeatmap
+from interpeval.metrics.pointing_game import PointingGame
+from small_subject import Grad, Pictures, SmallNet
 from toys import Plain, Squares, network, plain_function
 
 
@@ -140,3 +144,36 @@ def test_arguments_that_are_not_what_they_must_be(
     } | change
     with pytest.raises(error, match=message):
         evaluate(**arguments)
+
+
+def test_an_encoder_is_scored_without_targets_alone() -> None:
+    class Encoder(SmallNet):
+        encoder = True
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.relu(self.conv(inputs)).mean(dim=(2, 3))  # six numbers, for three classes
+
+    metrics = [PointingGame(tolerance=1.0, target="none", truth="all"), PointingGame(), Accuracy()]
+    board = evaluate(Encoder(), Grad(), Pictures(), metrics, controls=False, device="cpu").summary()
+    reasons = dict(zip(board["metric"] + " " + board["variant"], board["source"], strict=True))
+    assert board.loc[board["kind"] == "measured", "n"].gt(0).all()
+    assert set(board.loc[board["variant"].str.contains("target=none"), "kind"]) == {"measured"}
+    assert reasons["accuracy "] == 'model Encoder is an encoder: only metrics with `target="none"` apply'
+    with pytest.raises(ValueError, match="gives 6 classes, dataset `pictures` has 3"):
+        evaluate(type("Plain", (Encoder,), {"encoder": False})(), Grad(), Pictures(), metrics, device="cpu")
+
+
+def test_items_of_one_image_are_resampled_together() -> None:
+    class Items(Pictures):
+        def load(self) -> Arrays:
+            arrays = super().load()
+            return arrays._replace(ids=tuple(f"image {i // 5}#{i}" for i in range(len(arrays.ids))))
+
+    def widths(dataset: Pictures) -> list[float]:
+        board = evaluate(SmallNet(), Grad(), dataset, ["pointing_game"], controls=False, device="cpu").summary()
+        row = board[board["variant"] == ""].iloc[0]
+        return [row["value"], row["ci_high"] - row["ci_low"]]
+
+    apart, together = widths(Pictures(count=60)), widths(Items(count=60))
+    assert apart[0] == together[0]
+    assert apart[1] != together[1]

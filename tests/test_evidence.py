@@ -1,11 +1,12 @@
 """Evidence: a bad sample spoils no other, nothing an explainer does lasts, and no number depends on the batch."""
 
 import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from interpeval.bench.evidence import ModelEvidence
 from interpeval.bench.micro_batch import MicroBatch
@@ -14,6 +15,7 @@ from interpeval.datasets.philox import derived_keys, uniform
 from interpeval.metrics.base import Inputs
 from interpreted import Interpreted
 from small_subject import Grad, Pictures, SmallNet
+from small_subject import see as see_pictures
 
 DATASET = Pictures(count=7)
 IDS = DATASET.ids
@@ -767,3 +769,61 @@ def test_differentiating_is_counted_and_leaves_nothing_behind(micro_batch):
     assert (passes.forward, passes.backward) == (7, 7)
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
     assert not evidence.batch.images.requires_grad
+
+
+# --- label spaces -------------------------------------------------------------------------------------------------
+
+
+class Mapped(Pictures):
+    """Three classes for which a network of three has others: the first and last of its own, none, the last."""
+
+    network_classes: ClassVar[Tensor] = torch.tensor([[True, False, True], [False, True, False], [False, False, True]])
+
+
+def test_of_the_network_s_classes_that_count_as_a_label_the_likeliest_is_the_target():
+    evidence = see_pictures(Grad(), dataset=Mapped(count=6))
+    logits, labels = evidence.logits, evidence.batch.labels
+    expected = [
+        max((c for c in range(3) if Mapped.network_classes[label, c]), key=lambda c, row=row: float(logits[row, c]))
+        for row, label in enumerate(labels.tolist())
+    ]
+    assert evidence.targets("label").tolist() == expected
+    assert expected != labels.tolist()  # the map changes something
+    assert see_pictures(Grad(), dataset=Pictures(count=6)).targets("label").tolist() == labels.tolist()
+
+
+# --- the output as a whole ----------------------------------------------------------------------------------------
+
+
+def test_without_a_target_the_sum_of_the_outputs_is_explained():
+    evidence = see_pictures(Grad(), dataset=Pictures(count=4), micro_batch=3)
+    found = evidence.attributions("none")
+    images = evidence.batch.images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(SmallNet()(images).sum(), images)
+    torch.testing.assert_close(found, gradient * images.detach())
+    assert not torch.allclose(found, evidence.attributions("predicted"), atol=1e-3)
+    assert evidence.targets("none").tolist() == [0, 0, 0, 0]
+
+
+def test_an_explainer_of_whole_outputs_is_given_the_model_itself():
+    class Whole:
+        target_free = True
+        seen: ClassVar[list[type]] = []
+
+        def attribute(self, model, inputs, targets):
+            self.seen.append(type(model))
+            return inputs
+
+    evidence = see_pictures(Whole(), dataset=Pictures(count=2))
+    evidence.attributions("none")
+    assert set(Whole.seen) == {SmallNet}
+
+
+def test_what_is_explained_as_a_whole_is_not_taken_for_a_class_and_the_other_way_round():
+    """Class 0, that of target 0, is explained on its own."""
+    evidence = see_pictures(Grad(), dataset=Pictures(count=3))
+    first = {rule: evidence.attributions(rule) for rule in ("none", "label", "predicted")}
+    evidence = see_pictures(Grad(), dataset=Pictures(count=3))
+    then = {rule: evidence.attributions(rule) for rule in ("predicted", "label", "none")}
+    assert all(torch.equal(first[rule], then[rule]) for rule in first)
+    assert not torch.allclose(first["none"][0], first["label"][0], atol=1e-3)  # the label of sample 0 is 0
