@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..baselines.base import Explainer, Interpretable, Interpretation, heatmap
 from ..baselines.ensure import explainer_facts
 from ..datasets.base import Batch, Dataset, Normalization
+from ..datasets.distractors import Distractors
 from ..metrics.base import Cost, Inputs, TargetRule
 from .asking import Asking, Fault, Faults, nan_maps
-from .distractors import Distractors
 from .micro_batch import MicroBatch
 from .passes import PassCounter, Passes
 

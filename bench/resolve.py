@@ -43,8 +43,10 @@ def resolve_dataset(text: str, **options: object) -> Dataset:
     spec = parse(text)
     factory = load("datasets", spec)
     taken = inspect.signature(factory).parameters if callable(factory) else {}
-    further = {name: value for name, value in options.items() if name in taken}
-    return _construct(factory, replace(spec, params={**further, **spec.params}), "dataset")
+    params = {**{name: value for name, value in options.items() if name in taken}, **spec.params}
+    if isinstance(params.get("of"), str):  # a dataset made from another one
+        params["of"] = resolve_dataset(params["of"], **options)
+    return _construct(factory, replace(spec, params=params), "dataset")
 
 
 def resolve_explainer(text: str) -> Explainer:

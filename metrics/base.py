@@ -252,10 +252,12 @@ def nan_where(values: Tensor, missing: Tensor) -> Tensor:
 
 def invalid_maps(heatmaps: Tensor) -> Tensor:
     """`(B,)` bool: which `(B, H, W)` heatmaps hold a NaN or an infinite value."""
-    # Extrema pass NaN on, and are ten times faster than looking at every pixel. A few maps at a time: the second look
-    # then finds them in the processor's cache.
-    parts = [maps.amax(dim=1).isfinite() & maps.amin(dim=1).isfinite() for maps in heatmaps.flatten(1).split(4)]
-    return ~torch.cat(parts)
+    # A sum passes NaN and infinities on, and is ten times faster than looking at every pixel. It may overflow as well.
+    maps = heatmaps.flatten(1)
+    invalid = ~maps.sum(dim=1).isfinite()
+    if invalid.any():
+        invalid[invalid.clone()] = ~maps[invalid].isfinite().all(dim=1)
+    return invalid
 
 
 def status_of(size: int, device: torch.device, **where: Tensor | None) -> Tensor:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..datasets.philox import derived_keys, random_words
+from ..datasets.composites import composite, composite_cells, composite_masks, quadrants, tiles
+from ..datasets.philox import derived_keys
 from .base import Evidence, Inputs, Metric, Scores, Status, invalid_maps, nan_where, status_of
 from .content_heatmap import positive_share, silent_maps
 from .localisation import Degenerate, check_choice, check_heatmap, silence
@@ -41,7 +41,7 @@ def negative_quadrants_heatmap(heatmap: Tensor, cell: Tensor) -> Tensor:
     check_heatmap(heatmap)
     _check_cell(cell, heatmap)
     outside = torch.ones_like(heatmap, dtype=torch.bool)
-    for index, (rows, columns) in enumerate(_quadrants(heatmap.shape[1], heatmap.shape[2])):
+    for index, (rows, columns) in enumerate(quadrants(heatmap.shape[1], heatmap.shape[2])):
         outside[:, rows, columns] = (cell != index).view(-1, 1, 1)
     return positive_share(heatmap, outside).masked_fill(silent_maps(heatmap) & ~invalid_maps(heatmap), 1.0)
 
@@ -89,16 +89,16 @@ class NegativeQuadrantsHeatmap(Metric):
         batch = evidence.batch
         height, width = batch.images.shape[-2:]
         size = (height, width) if evidence.fixed_size else (2 * height, 2 * width)
-        cell = random_words(evidence.seed, self.name, batch.keys, 0, 1)[:, 0] % 4
+        cell = composite_cells(batch.keys, evidence.seed)
         keys = derived_keys(batch.keys, self.name, 0)
         targets, distractors = evidence.targets("label"), evidence.distractors(3)
 
         def build(rows: Tensor) -> Inputs:
             return Inputs(
-                images=_composite(_tiles(batch.images[rows], distractors[rows], cell[rows]), size),
+                images=composite(tiles(batch.images[rows], distractors[rows], cell[rows]), size),
                 targets=targets[rows],
                 keys=keys[rows],
-                masks=None if batch.masks is None else _composite_mask(batch.masks[rows], cell[rows], size),
+                masks=None if batch.masks is None else _in_cell(batch.masks[rows], cell[rows], size),
             )
 
         values = torch.full((len(batch),), torch.nan, dtype=torch.float64, device=batch.images.device)
@@ -122,38 +122,7 @@ def _check_cell(cell: Tensor, heatmap: Tensor) -> None:
         raise ValueError(f"`heatmap` must have at least 2 rows and columns, was {tuple(heatmap.shape)}")
 
 
-def _quadrants(height: int, width: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the four cells, in the order of their numbers."""
-    top, bottom = slice(0, height // 2), slice(height // 2, height)
-    left, right = slice(0, width // 2), slice(width // 2, width)
-    return [(top, left), (top, right), (bottom, left), (bottom, right)]
-
-
-def _tiles(images: Tensor, distractors: Tensor, cell: Tensor) -> Tensor:
-    """`(n, 4, C, H, W)`: the image in its cell, the distractors in the others, in their order."""
-    place = torch.arange(4, device=cell.device)
-    source = torch.where(place == cell[:, None], 0, place + (place < cell[:, None]))
-    tiles = torch.cat((images[:, None], distractors), dim=1)
-    return tiles[torch.arange(len(cell), device=cell.device)[:, None], source]
-
-
-def _composite(tiles: Tensor, size: tuple[int, int]) -> Tensor:
-    """Lay out `(n, 4, C, H, W)` tiles as `(n, C, *size)`, reducing those that are larger than their cell."""
-    composite = tiles.new_empty((len(tiles), tiles.shape[2], *size))
-    for index, (rows, columns) in enumerate(_quadrants(*size)):
-        space = composite[..., rows, columns]
-        tile = tiles[:, index]
-        if tile.shape != space.shape:
-            tile = F.interpolate(tile, size=space.shape[-2:], mode="bilinear", antialias=True, align_corners=False)
-        space.copy_(tile)
-    return composite
-
-
-def _composite_mask(masks: Tensor, cell: Tensor, size: tuple[int, int]) -> Tensor:
-    """`(n, *size)` bool: each mask in its cell; a reduced pixel is on the object if any it is made of is."""
-    composite = masks.new_zeros((len(masks), *size))
-    for index, (rows, columns) in enumerate(_quadrants(*size)):
-        space = composite[:, rows, columns]
-        reduced = F.adaptive_max_pool2d(masks.float(), space.shape[-2:]) > 0
-        space.copy_(reduced & (cell == index).view(-1, 1, 1))
-    return composite
+def _in_cell(masks: Tensor, cell: Tensor, size: tuple[int, int]) -> Tensor:
+    """`(n, *size)` bool: each mask in its cell, nothing in the others."""
+    nothing = torch.zeros_like(masks)[:, None].expand(-1, 3, -1, -1)
+    return composite_masks(tiles(masks, nothing, cell), size)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from interpeval.bench.distractors import Distractors
+from interpeval.datasets.distractors import Distractors
 from interpeval.datasets.base import ArrayDataset, Arrays, Normalization
 
 

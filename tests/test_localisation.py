@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interpeval.metrics.base import Status
+from interpeval.metrics.base import Status, invalid_maps
 from interpeval.metrics.content_heatmap import ContentHeatmap, content_heatmap
 from interpeval.metrics.localisation import (
     LocalisationMetric,
@@ -432,3 +432,13 @@ def test_metrics_refuse_samples_without_masks(metric: LocalisationMetric) -> Non
         metric.score(evidence)
     with pytest.raises(ValueError, match=r"`batch\.original_masks` must be given"):
         replace(metric, resolution="original").score(see(FromImage(lambda inputs: inputs[:, :1])))
+
+
+def test_maps_are_invalid_by_a_single_pixel_and_not_because_their_sum_is_too_large() -> None:
+    maps = torch.full((6, 3, 4), 3e38)
+    maps[1, 2, 3], maps[2, 0, 0], maps[3, 1, 1] = torch.nan, torch.inf, -torch.inf
+    maps[4, 0, 0], maps[4, 0, 1] = torch.inf, -torch.inf
+    maps[5] = 0
+    assert invalid_maps(maps).tolist() == [False, True, True, True, True, False]
+    assert invalid_maps(maps.half()).tolist() == [True, True, True, True, True, False]  # 3e38 is infinite there
+    assert not invalid_maps(torch.full((2, 300, 300), 6e4, dtype=torch.float16)).any()
