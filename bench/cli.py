@@ -212,7 +212,7 @@ def _report(outcome: Outcome, folder: Path) -> None:
         subject = failure.about["explainer"] or failure.about["model"]
         click.echo(f"  {failure.about['dataset']} · {subject}: a unit failed: {_printable(failure.message)}")
     reused = f", {outcome.reused} of its samples taken from earlier work" if outcome.reused else ""
-    made = "leaderboard.csv, run.json, gallery.png, mask_k_curves.png, units/"
+    made = "leaderboard.csv, run.json, gallery.png, *_curves.png, units/"
     click.echo(f"\n{outcome.seconds:.0f} s{reused}. In {folder}: {made}")
 
 

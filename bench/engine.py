@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..metrics.base import Metric, Scores, Status, TargetRule, invalid_maps
+from ..metrics.base import Members, Metric, Scores, Status, TargetRule, invalid_maps
 from .asking import Fault
 from .evidence import ModelEvidence
 from .micro_batch import MicroBatch, auto_size
@@ -55,10 +55,18 @@ class Options:
         default_factory=WeakKeyDictionary[nn.Module, MicroBatch], init=False, repr=False
     )
 
+    _shared: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Members]] = field(
+        default_factory=WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Members]], init=False, repr=False
+    )
+
     def __post_init__(self) -> None:
         """Check what was asked for before anything is started."""
         if self.batch_size is not None:
             MicroBatch(self.batch_size)
+
+    def shared(self, model: nn.Module) -> dict[tuple[object, ...], Members]:
+        """Return what batches of a model need not compute again; it lasts as long as the run."""
+        return self._shared.setdefault(model, {})
 
     def micro_batch(self, model: nn.Module, image: Tensor) -> MicroBatch:
         """Return the rows per call of a model, found once; what a lack of memory has taught is remembered."""
@@ -83,7 +91,7 @@ def score(
     model = row.model.module.eval()
     with _exact_arithmetic(options.device), ModelEvidence(
         model=model, explainer=row.explainer, dataset=row.dataset, batch=batch, seed=row.seed,
-        micro_batch=options.micro_batch(model, batch.images[0]), known=known,
+        micro_batch=options.micro_batch(model, batch.images[0]), known=known, shared=options.shared(model),
     ) as evidence:  # fmt: skip
         if row.explainer is not None:
             _ = evidence.logits  # all metrics of the row share them, so none is charged for them

@@ -17,8 +17,9 @@ from ..baselines.base import Explainer, Interpretable, Interpretation, heatmap
 from ..baselines.ensure import explainer_facts
 from ..datasets.base import Batch, Dataset, Normalization
 from ..datasets.distractors import Distractors
-from ..metrics.base import Cost, Inputs, TargetRule
+from ..metrics.base import Cost, Inputs, Members, TargetRule
 from .asking import Asking, Fault, Faults, nan_maps
+from .class_members import class_members
 from .micro_batch import MicroBatch
 from .passes import PassCounter, Passes
 
@@ -71,6 +72,7 @@ class ModelEvidence:
         seed: int = 0,
         micro_batch: MicroBatch | int = 64,
         known: Mapping[TargetRule, Tensor] | None = None,
+        shared: dict[tuple[object, ...], Members] | None = None,
     ) -> None:
         """Store what is seen; nothing is computed before it is asked for.
 
@@ -82,6 +84,7 @@ class ModelEvidence:
             seed: seed of the run.
             micro_batch: rows per call of the model.
             known: attributions by target rule that were computed before.
+            shared: what batches of the same model and dataset need not compute again.
         """
         self.model = model
         self.explainer = explainer
@@ -94,6 +97,7 @@ class ModelEvidence:
         self._attributions: dict[TargetRule, Tensor] = {
             rule: tensor.to(batch.images.device) for rule, tensor in (known or {}).items()
         }
+        self._shared = {} if shared is None else shared
         self._elsewhere = Passes(0, 0)
         self._origin: ModelEvidence | None = None
         self._asked: dict[bool, Asking] = {}
@@ -152,14 +156,16 @@ class ModelEvidence:
 
     @cached_property
     def _interpretation(self) -> Interpretation:
-        if not isinstance(self.model, Interpretable):
-            raise TypeError(
-                f"`model` must have an interpreter, `interpret(inputs)`; {type(self.model).__name__} has none"
-            )
-        images = self.batch.images
-        parts = [part for _, part in self._micro_batch.run(len(images), self._interpret, images.device)]
-        logits, activations = (torch.cat([part[member] for part in parts]) for member in range(2))
-        return Interpretation(logits, activations, parts[0].weights)
+        return self._interpret(self.batch.images)
+
+    def members(self, label: int, count: int) -> Members:
+        """What predictor and interpreter say about `count` samples of a class, or about as many as there are."""
+        key = (self.dataset.name, self.dataset.revision, label, count, self.seed)
+        if key not in self._shared:
+            images = class_members(self.dataset, label, count, seed=self.seed).to(self.batch.images.device)
+            logits = torch.cat([part for _, part in self.predict(len(images), images.__getitem__)])
+            self._shared[key] = Members(logits, self._interpret(images))
+        return self._shared[key]
 
     def targets(self, rule: TargetRule) -> Tensor:
         """`(B,)` int64: the class predicted for each sample, or its label; 0 where the whole output is explained."""
@@ -327,11 +333,21 @@ class ModelEvidence:
 
         return self._micro_batch.run(count, call, self.batch.images.device)
 
-    def _interpret(self, rows: Tensor) -> Interpretation:
-        padded = self._micro_batch.pad(self.batch.images[rows])
-        with torch.no_grad(), self._counter.discounting(len(rows), len(padded)):
-            found = cast(Interpretable, self.model).interpret(padded)
-        return Interpretation(found.logits[: len(rows)], found.activations[: len(rows)], found.weights)
+    def _interpret(self, images: Tensor) -> Interpretation:
+        model = self.model
+        if not isinstance(model, Interpretable):
+            raise TypeError(f"`model` must have an interpreter, `interpret(inputs)`; {type(model).__name__} has none")
+
+        def call(rows: Tensor) -> Interpretation:
+            padded = self._micro_batch.pad(images[rows])
+            with torch.no_grad(), self._counter.discounting(len(rows), len(padded)):
+                return cast(Interpretable, model).interpret(padded)
+
+        parts = [(len(rows), part) for rows, part in self._micro_batch.run(len(images), call, images.device)]
+        if not parts:
+            raise ValueError("`images` must be at least one to be interpreted, was none")
+        logits, activations = (torch.cat([part[member][:size] for size, part in parts]) for member in range(2))
+        return Interpretation(logits, activations, parts[0][1].weights)
 
     def _predict(self, images: Tensor) -> Tensor:
         padded = self._micro_batch.pad(images)

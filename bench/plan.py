@@ -175,7 +175,7 @@ def _unfit(explainer: Explainer, dataset: Dataset, model: Model, metric: Metric)
     """Return why an explainer cannot be scored with a metric."""
     facts = explainer_facts(explainer, model.module)
     if "sum" in metric.needs and facts.sums_to is None:
-        return f"{facts.name} does not say what its attributions add up to"
+        return "it is not said what its attributions add up to"
     if "masks" in facts.needs and not dataset.has_masks:
         return f"{facts.name} needs masks, dataset {dataset.name} has none"
     refuses = getattr(explainer, "refuses", None)

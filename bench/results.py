@@ -120,7 +120,7 @@ class Results:
         return folder
 
     def publish(self, folder: Path) -> None:
-        """Write what is made of the units: `leaderboard.csv`, `gallery.png`, `mask_k_curves.png`."""
+        """Write what is made of the units: `leaderboard.csv`, `gallery.png`, `mask_k_curves.png` and their like."""
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(self.records, folder / "leaderboard.csv")
         self.plot(folder)
@@ -131,9 +131,10 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         drawn: list[Path] = []
         curves = [series for series in self.series if series.is_curve]
-        if curves:
-            curves_figure(curves, folder / "mask_k_curves.png", seed=self.seed)
-            drawn.append(folder / "mask_k_curves.png")
+        for metric in sorted({series.metric for series in curves}):
+            path = folder / f"{metric.removesuffix('_pixels')}_curves.png"
+            curves_figure([series for series in curves if series.metric == metric], path, seed=self.seed)
+            drawn.append(path)
         if any(unit.previews for unit in self.units):
             gallery_figure(self.units, folder / "gallery.png")
             drawn.append(folder / "gallery.png")

@@ -32,11 +32,20 @@ _CONTROL_STYLES: dict[str, tuple[str, _Dash]] = {
     "edges": ("#8C8C8C", (0, (6, 2, 1, 2))),
     "truth": ("#4D4D4D", (0, (3, 1))),
 }
-_STEPS = {"mask_k_pixels": "share of pixels masked"}
+_STEPS = {
+    "conciseness": "threshold parameter τ",
+    "deletion": "share of pixels removed",
+    "insertion": "share of pixels inserted",
+    "mask_k_pixels": "share of pixels masked",
+    "parameter_randomization": "share of layers randomised",
+}
 _VALUES = {
     "accuracy": "accuracy",
     "lor": "log-odds of the label",
     "delta_lor": "change of the log-odds",
+    "probability": "probability of the class",
+    "cascading": "rank correlation, all layers to here",
+    "independent": "rank correlation, this layer alone",
 }
 _PANEL = (3.3, 2.8)  # inches
 _LEGEND = 1.9

@@ -232,18 +232,25 @@ def _table(columns: list[_Column], names: list[str], real: int) -> str:
 def _footnotes(columns: list[_Column]) -> list[str]:
     """What marks mean, counts of samples that are not as they should be, and why metrics do not apply."""
     legend = [_LEGEND] if any(column.unbeaten for column in columns) else []
-    faults: dict[str, list[str]] = defaultdict(list)
-    reasons: dict[str, list[str]] = defaultdict(list)
+    faults: dict[tuple[str, str], list[str]] = defaultdict(list)  # metrics by explainer and what is said of it
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for column in columns:
         for label, record in column.cells.items():
             if record.kind == "not_applicable":
-                whom = label if column.applies else "for all"
-                names = reasons[f"n/a {whom}: {printable(record.source)}"]
+                names = reasons[label if column.applies else "for all", printable(record.source)]
                 names += [] if column.name in names else [column.name]
             elif _faults(record):
-                faults[f"* {label}: {_faults(record)}"].append(column.name)
-    notes = [f"{text} ({', '.join(names)})" for part in (faults, reasons) for text, names in part.items()]
-    return [line for note in [*legend, *notes] for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+                faults[label, _faults(record)].append(column.name)
+    notes = [*legend, *_together("* ", faults), *_together("n/a ", reasons)]
+    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+
+
+def _together(mark: str, said: dict[tuple[str, str], list[str]]) -> list[str]:
+    """One line for all explainers of which the same is said."""
+    whom: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for (label, text), names in said.items():
+        whom[text, ", ".join(names)].append(label)
+    return [f"{mark}{', '.join(found)}: {text} ({names})" for (text, names), found in whom.items()]
 
 
 def _notes(column: _Column) -> Iterator[str]:

@@ -81,6 +81,18 @@ class Inputs(NamedTuple):
     masks: Tensor | None = None
 
 
+class Members(NamedTuple):
+    """Samples of a class, other than those that are scored where there are others.
+
+    Attributes:
+        logits: `(n, K)` logits of the predictor.
+        interpretation: what the interpreter says about them.
+    """
+
+    logits: Tensor
+    interpretation: Interpretation
+
+
 class Evidence(Protocol):
     """All that a metric can reach: one batch, what the model says about it, and how it is explained.
 
@@ -122,6 +134,14 @@ class Evidence(Protocol):
     @property
     def interpretation(self) -> Interpretation:
         """What the model's interpreter says about the samples; for a metric that needs `"interpreter"`."""
+        ...
+
+    def members(self, label: int, count: int) -> Members:
+        """What predictor and interpreter say about `count` samples of a class, or about as many as there are.
+
+        Drawn by (seed, class) from the part of the dataset that is not scored, the training samples of a test set;
+        from the scored part where there is no other.
+        """
         ...
 
     def targets(self, rule: TargetRule) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, NoReturn, get_args
+from typing import ClassVar, Literal, NamedTuple, NoReturn, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..datasets.philox import permutation
+from .base import Evidence, Metric, Scores, Status, nan_where, status_of
 from .median_mad import MedianRule, median_mad
 from .projection_plane import critical_directions
 from .projection_search import BUDGETS, prepare, search
@@ -115,6 +116,61 @@ def projection_depth(
     return _depths(
         query.detach().double().contiguous(), sample, seed=seed, budget=budget, memory=memory, progress=progress
     )
+
+
+@dataclass(frozen=True)
+class DepthInClass(Metric):
+    """Projection depth of a sample within its class, in the space of the interpreter's attributes (FLINT, App. C.4).
+
+    How typical a sample is of its label, as the interpreter sees it: `D(Φ(x) | Φ(X))` with the activations Φ of the
+    attributes and samples X of the label on which predictor and interpreter agree. Higher is more typical, in
+    [0, 1]. It describes samples rather than judges explanations: disagreements are expected to lie deep in the tail
+    (`interpeval.bench.disagreement` compares them with samples on which both agree).
+
+    A class of which fewer than `2 d + 1` agreeing samples are found, for d attributes, has no truth.
+
+    Attributes:
+        n_reference: samples of a class to draw, from the part of the dataset that is not scored.
+        budget: of the search, as in `projection_depth`.
+
+    Example:
+        >>> DepthInClass(budget="fast").n_reference
+        500
+    """
+
+    name: ClassVar[str] = "projection_depth"
+    version: ClassVar[int] = 1
+    higher_is_better: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    chance: ClassVar[float | None] = None
+    needs: ClassVar[frozenset[str]] = frozenset({"interpreter", "label", "classes"})
+    reference: ClassVar[str] = "Parekh et al., A Framework to Learn with Interpretation, NeurIPS 2021, App. C.4"
+
+    n_reference: int = 500
+    budget: BudgetName = "fast"
+
+    def __post_init__(self) -> None:
+        """Check the configuration."""
+        if self.n_reference < 2:
+            raise ValueError(f"`n_reference` must be at least 2, was {self.n_reference}")
+        if self.budget not in get_args(BudgetName):
+            raise ValueError(f"`budget` must be one of {', '.join(get_args(BudgetName))}, was {self.budget!r}")
+
+    def score(self, evidence: Evidence) -> dict[str, Scores]:
+        """Score every sample of the batch."""
+        labels, activations = evidence.targets("label"), evidence.interpretation.activations.double()
+        values = torch.full((len(labels),), torch.nan, dtype=torch.float64, device=labels.device)
+        invalid = ~activations.isfinite().all(dim=1)
+        for label in labels.unique().tolist():
+            rows = ((labels == label) & ~invalid).nonzero()[:, 0]
+            logits, interpreted = evidence.members(label, self.n_reference)
+            agreeing = interpreted.activations[logits.argmax(dim=1) == interpreted.logits.argmax(dim=1)].double()
+            if len(rows) and len(agreeing) > 2 * agreeing.shape[1]:
+                values[rows] = projection_depth(
+                    activations[rows], agreeing, seed=evidence.seed, budget=self.budget
+                ).depth
+        status = status_of(len(labels), labels.device, no_truth=values.isnan(), invalid=invalid)
+        return {"": Scores(nan_where(values, status >= Status.NO_TRUTH), status)}
 
 
 def _check(query: Tensor, reference: Tensor, budget: str, median: str, memory: int) -> None:

@@ -136,7 +136,7 @@ def test_explainers_that_promise_no_sum_are_not_applicable() -> None:
     others = rows.drop(["integrated_gradients", "Summing"])
     assert set(others.index) == {"gradient", "random", "uniform", "center", "edges", "truth"}
     assert set(others.kind) == {"not_applicable"}
-    assert others.source["gradient"] == "gradient does not say what its attributions add up to"
+    assert others.source["gradient"] == "it is not said what its attributions add up to"
 
 
 def test_what_has_no_meaning_is_refused() -> None:

@@ -73,9 +73,9 @@ def test_a_panel_without_curves_is_left_blank():
 
 def test_axes_say_what_they_show():
     [known] = panels(draw_curves([curve()]))
-    [other] = panels(draw_curves([curve(metric="conciseness", variant="", higher_is_better=False)]))
+    [other] = panels(draw_curves([curve(metric="another", variant="", higher_is_better=False)]))
     assert (known.get_xlabel(), known.get_ylabel()) == ("share of pixels masked", "accuracy ↑")
-    assert (other.get_xlabel(), other.get_ylabel()) == ("step of conciseness", "conciseness ↓")
+    assert (other.get_xlabel(), other.get_ylabel()) == ("step of another", "another ↓")
 
 
 def test_controls_are_grey_and_dashed_and_explainers_are_neither():
@@ -140,4 +140,4 @@ def test_a_curve_of_the_model_alone_says_so_and_counts_are_no_curve():
     counts = series(np.ones((40, 2)), metric="f1", steps=(0.0, 1.0), aggregations=("ratios",))
     figure = draw_curves([alone, counts])
     assert legend_of(figure) == ["the model alone"]
-    assert [panel.get_xlabel() for panel in panels(figure)] == ["step of conciseness"]
+    assert [panel.get_xlabel() for panel in panels(figure)] == ["threshold parameter τ"]

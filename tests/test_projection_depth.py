@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from interpeval.bench.evidence import ModelEvidence
+from interpeval.datasets.base import Batch
 from interpeval.metrics import projection_depth as module
-from interpeval.metrics.projection_depth import ProjectionDepth, projection_depth
+from interpeval.metrics.base import Scores, Status
+from interpeval.metrics.projection_depth import DepthInClass, ProjectionDepth, projection_depth
+from interpreted import Interpreted
 from reference import projection_depth as slow
+from small_subject import Pictures
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -423,3 +429,41 @@ def test_real_images(real_data: Path, data: Callable[[Path], tuple[Tensor, Tenso
     mahalanobis = query @ inverse
     for x, u, depth in zip(query.numpy(), mahalanobis.numpy(), found.depth.tolist(), strict=True):
         assert depth < 0.9 / (1 + slow.outlyingness(x, sample.numpy(), u))
+
+
+# --- the metric ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_as_deep_as_its_attributes_lie_in_those_of_its_class() -> None:
+    model, dataset = Interpreted(), Pictures(count=300, size=(5, 6))
+    with ModelEvidence(model=model, explainer=None, dataset=dataset, batch=dataset.take(range(7))) as evidence:
+        found = DepthInClass(n_reference=200).score(evidence)[""]
+    images, labels = dataset.take(range(300)).images, dataset.labels
+    with torch.no_grad():
+        said = model.interpret(images)
+        agree = model(images).argmax(dim=1) == said.logits.argmax(dim=1)
+    assert 0 < int((~agree).sum()) < 300  # some samples are left out of the reference, and not all
+    differences: list[float] = []
+    for row in range(7):
+        sample = said.activations[(labels == labels[row]) & agree].double()
+        expected = projection_depth(said.activations[row : row + 1].double(), sample, budget="fast").depth
+        torch.testing.assert_close(found.values[row], expected[0], rtol=5e-3, atol=0)  # points in another order
+        other = said.activations[(labels == (labels[row] + 1) % 3) & agree].double()
+        elsewhere = projection_depth(said.activations[row : row + 1].double(), other, budget="fast").depth
+        differences.append(abs(float(elsewhere / expected - 1)))
+    assert max(differences) > 0.1  # the class matters
+
+
+def test_a_class_of_too_few_agreeing_samples_has_no_truth_and_an_invalid_sample_harms_no_other() -> None:
+    dataset = Pictures(count=300, size=(5, 6))
+    metric, batch = DepthInClass(n_reference=200), dataset.take(range(4))
+    broken = replace(batch, images=torch.where(torch.arange(4).view(-1, 1, 1, 1) == 2, torch.nan, batch.images))
+
+    def score(metric: DepthInClass, batch: Batch) -> Scores:
+        with ModelEvidence(model=Interpreted(), explainer=None, dataset=dataset, batch=batch) as evidence:
+            return metric.score(evidence)[""]
+
+    whole, some = score(metric, batch), score(metric, broken)
+    assert some.status.tolist() == [Status.OK, Status.OK, Status.INVALID, Status.OK]
+    assert torch.equal(some.values[[0, 1, 3]], whole.values[[0, 1, 3]])
+    assert score(DepthInClass(n_reference=8), batch).status.tolist() == [Status.NO_TRUTH] * 4  # four attributes
