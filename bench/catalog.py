@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import warnings
 from collections.abc import Generator, Mapping
@@ -99,6 +100,11 @@ def entries(kind: Kind) -> Mapping[str, Entry]:
 def parse(text: str) -> Spec:
     """Split `name?argument=value&…` into its parts; values that read as Python literals become them.
 
+    `${NAME}` stands for an environment variable, so that suites need not say where somebody's data is.
+
+    Raises:
+        ValueError: an argument is not of this form or given twice, or a variable is not set.
+
     Example:
         >>> parse("integrated_gradients?n_steps=20").params
         {'n_steps': 20}
@@ -111,10 +117,21 @@ def parse(text: str) -> Spec:
             raise ValueError(f"arguments in `{text}` must be `name?argument=value&…`, found `{pair}`")
         if key in params:
             raise ValueError(f"argument `{key}` is given twice in `{text}`")
-        params[key] = _literal(unquote(value))
+        params[key] = _literal(expanded(unquote(value)))
     if not name.strip():
         raise ValueError(f"`{text}` has no name before `?`")
-    return Spec(text, name, params)
+    return Spec(text, expanded(name), params)
+
+
+def expanded(text: str) -> str:
+    """Put the values of environment variables in the places of their `${NAME}`."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ValueError(f"environment variable `{match[1]}`, which `{text}` names, must be set")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
 
 
 def load(kind: Kind, spec: Spec) -> Any:

@@ -185,7 +185,8 @@ class ModelEvidence:
         known: Tensor | None = getattr(self.dataset, "network_classes", None)
         if known is None:
             return self.batch.labels
-        return self.logits.masked_fill(~known.to(self.logits.device)[self.batch.labels], -torch.inf).argmax(dim=1)
+        logits = self.logits[:, : known.shape[1]]  # of classes beyond those that are mapped, none counts
+        return logits.masked_fill(~known.to(logits.device)[self.batch.labels], -torch.inf).argmax(dim=1)
 
     def expected_sums(self, rule: TargetRule) -> Tensor:
         """`(B,)` float64: the target's logit, above that of the reference input where the explainer says so."""

@@ -18,7 +18,7 @@ from ..baselines.ensure import ensure_explainer
 from ..datasets.base import Dataset
 from ..metrics.base import Metric
 from . import weights
-from .catalog import Spec, UnknownNameError, check_name, entries, load, parse
+from .catalog import Spec, UnknownNameError, check_name, entries, expanded, load, parse
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,9 @@ def resolve_dataset(text: str, **options: object) -> Dataset:
     spec = parse(text)
     factory = load("datasets", spec)
     taken = inspect.signature(factory).parameters if callable(factory) else {}
-    params = {**{name: value for name, value in options.items() if name in taken}, **spec.params}
+    params: dict[str, Any] = {name: value for name, value in options.items() if name in taken} | dict(spec.params)
+    if "labels" in params and "label_map" in taken:  # a field cannot be called so: `labels` are those of the samples
+        params["label_map"] = params.pop("labels")
     if isinstance(params.get("of"), str):  # a dataset made from another one
         params["of"] = resolve_dataset(params["of"], **options)
     return _construct(factory, replace(spec, params=params), "dataset")
@@ -108,7 +110,7 @@ def split_model(text: str) -> tuple[str, Path | None]:
     name, at, file = text.partition("@")
     if at and not file:
         raise ValueError(f"model `{text}` must name a weights file after `@`")
-    return name, Path(file).expanduser() if at else None
+    return name, Path(expanded(file)).expanduser() if at else None
 
 
 def source_digest(thing: Any) -> str:
@@ -200,7 +202,8 @@ def _check_classes(module: nn.Module, dataset: Dataset, device: torch.device) ->
         return
     known: torch.Tensor | None = getattr(dataset, "network_classes", None)
     expected = len(dataset.classes) if known is None else known.shape[1]
-    if logits.shape[1] != expected:
+    # A map in a file does not say how many classes the network has: those beyond its largest one count as none.
+    if logits.shape[1] != expected and (known is None or logits.shape[1] < expected):
         raise ValueError(
             f"`model` gives {logits.shape[1]} classes, dataset `{dataset.name}` has {expected}: take a model of "
             "these, or a dataset that says which classes of a network count as its own (argument `labels`); a model "

@@ -17,42 +17,11 @@ from torch import Tensor
 from .philox import sample_keys
 
 
-class DatasetError(ValueError):
-    """Files of a dataset that are missing, damaged or not what they must be; the message names the file."""
-
-
 class Normalization(NamedTuple):
     """Mean and standard deviation per channel, in pixel values of [0, 1], that images were normalised with."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    @classmethod
-    def named(cls, name: str, *, channels: int = 3) -> Self:
-        """Return a usual normalisation.
-
-        Args:
-            name: `"none"` (pixel values in [0, 1]), `"half"` (mean and standard deviation 0.5: values in [-1, 1]) or
-                `"imagenet"` (what torchvision's networks for colour images expect).
-            channels: how many there are; `"imagenet"` has 3.
-
-        Raises:
-            ValueError: `name` is none of these, or has another number of channels.
-
-        Example:
-            >>> Normalization.named("half", channels=1)
-            Normalization(mean=(0.5,), std=(0.5,))
-        """
-        known = {
-            "none": ((0.0,) * channels, (1.0,) * channels),
-            "half": ((0.5,) * channels, (0.5,) * channels),
-        }
-        if channels == 3:
-            known["imagenet"] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        if name not in known:
-            allowed = ", ".join(f'"{key}"' for key in known)
-            raise ValueError(f"`normalization` must be one of {allowed} for {channels} channel(s), was {name!r}")
-        return cls(*known[name])
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Map `(..., C, H, W)` pixel values in [0, 1] to the model's input space."""

@@ -28,6 +28,16 @@ def some_arrays(masked: bool = True) -> Arrays:
     )
 
 
+def more_arrays() -> Arrays:
+    """The same with all that there may be."""
+    rng = np.random.default_rng(1)
+    return some_arrays()._replace(
+        all_masks=rng.random((N, *SIZE)) < 0.5,
+        backgrounds=rng.integers(0, 256, (N, 2, *SIZE), dtype=np.uint8),
+        present=rng.random((N, 3)) < 0.5,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class InMemory(ArrayDataset):
     """The least that a dataset has to say."""
@@ -133,6 +143,24 @@ def test_take_reads_the_named_samples_and_normalises_them() -> None:
     assert np.array_equal(batch.masks.numpy(), arrays.masks[[4, 0]])
 
 
+def test_take_reads_what_else_there_is() -> None:
+    arrays, dataset = more_arrays(), InMemory(given=more_arrays())
+    batch = dataset.take([5, 2])
+    assert arrays.backgrounds is not None
+    assert arrays.all_masks is not None
+    assert batch.backgrounds is not None
+    assert batch.all_masks is not None
+    assert dataset.present is not None
+    shown = torch.from_numpy(arrays.backgrounds[[5, 2]])
+    torch.testing.assert_close(dataset.normalization.to_pixels(batch.backgrounds) * 255, shown.float())
+    assert np.array_equal(batch.all_masks.numpy(), arrays.all_masks[[5, 2]])
+    assert np.array_equal(dataset.present.numpy(), arrays.present)
+    plain = InMemory()
+    assert plain.present is None
+    assert plain.take([0]).all_masks is None
+    assert plain.take([0]).backgrounds is None
+
+
 @pytest.mark.parametrize("size", [1, 3, N, N + 5])
 def test_batches_hand_out_all_samples_in_order_whatever_their_size(size: int) -> None:
     dataset, whole = InMemory(), InMemory().take(range(N))
@@ -158,21 +186,22 @@ def test_a_dataset_without_masks_gives_batches_without_masks() -> None:
     assert InMemory(given=some_arrays(masked=False)).take([0]).masks is None
 
 
-@pytest.mark.parametrize("part", ["ids", "pixels", "labels", "masks"])
+@pytest.mark.parametrize("part", Arrays._fields)
 def test_revision_changes_with_one_element_of_any_part(part: str) -> None:
-    same, other = InMemory(given=some_arrays()), InMemory(given=changed(some_arrays(), part))
-    assert same.revision == InMemory().revision
-    assert other.revision != InMemory().revision
+    same, other = InMemory(given=more_arrays()), InMemory(given=changed(more_arrays(), part))
+    assert same.revision == InMemory(given=more_arrays()).revision
+    assert other.revision != same.revision
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda arrays: arrays._replace(masks=None),
+        lambda arrays: arrays._replace(all_masks=arrays.masks),
         lambda arrays: arrays._replace(pixels=arrays.pixels.swapaxes(2, 3)),
         lambda arrays: arrays._replace(pixels=arrays.pixels.reshape(N, 1, 10, 4)),
     ],
-    ids=["masks left out", "turned", "other shape, same bytes"],
+    ids=["masks left out", "all masks given", "turned", "other shape, same bytes"],
 )
 def test_revision_changes_with_the_shape_of_what_is_read(change: Callable[[Arrays], Arrays]) -> None:
     assert InMemory(given=change(some_arrays())).revision != InMemory().revision

@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from interpeval.datasets.distractors import Distractors
 from interpeval.datasets.base import ArrayDataset, Arrays, Normalization
+from interpeval.datasets.digit_scenes import DigitScenes
+from interpeval.datasets.distractors import Distractors
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,17 @@ def test_images_are_those_of_the_dataset_normalised_alike():
     images = Distractors(DATASET, seed=0).images(batch, 3)[0]
     rows = [int(value) for value in images.round().flatten()]
     assert torch.equal(images, DATASET.take(rows).images)
+
+
+def test_samples_of_one_image_count_once():
+    """Scenes of two digits are two samples each: no image comes twice, and none is of a class that it shows."""
+    dataset = DigitScenes(objects=2)
+    batch = dataset.take(range(0, 300, 7))
+    positions = Distractors(dataset, seed=0).positions(batch.keys, batch.labels, 200)
+    for row, label in zip(positions.tolist(), batch.labels.tolist(), strict=True):
+        names = [dataset.ids[position].partition("#")[0] for position in row]
+        assert len({*names}) == 200
+        assert not dataset.present[row, label].any()
 
 
 def test_too_few_images_of_other_classes_are_named():

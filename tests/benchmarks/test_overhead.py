@@ -56,9 +56,9 @@ def cifar(loaders: ModuleType, real_data: Path) -> tuple[nn.Module, Pictures]:
 
 
 def photographs(loaders: ModuleType, real_data: Path) -> tuple[nn.Module, Pictures]:
-    """An ImageNet SqueezeNet and 16 crops of photographs, 224×224."""
+    """An ImageNet SqueezeNet and 8 crops of photographs, 224×224."""
     del real_data
-    return loaders.load_model("squeezenet1_0"), Pictures(loaders.coco_crops(224, 16)[0])
+    return loaders.load_model("squeezenet1_0"), Pictures(loaders.coco_crops(224, 8)[0])
 
 
 @pytest.fixture(scope="module")
