@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torchvision import datasets
 
+from idx_files import write_mnist
 from interpeval.datasets.fashion_mnist import FashionMnist
-from small_idx import write_mnist
 
 
 def test_samples_are_those_that_torchvision_reads(tmp_path):

@@ -26,7 +26,7 @@ from interpeval.datasets.imagenet import (
 from interpeval.datasets.pascal_xml import NO_ANNOTATION
 from interpeval.datasets.tar_members import UNSAFE
 from pascal_files import document, filled, thing
-from test_tar_members import archive, as_link
+from tar_files import archive, as_link
 
 TENCH, SHARK, HEN = "n01440764", "n01484850", "n01514859"
 NAMES = {f"ILSVRC2012_val_0000000{i}": synset for i, synset in enumerate((SHARK, TENCH, SHARK), start=1)}

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torchvision import datasets
 
+from idx_files import idx, write_mnist
 from interpeval.datasets.base import Dataset
 from interpeval.datasets.files import DatasetError
 from interpeval.datasets.mnist import Mnist, read_idx
-from small_idx import idx, write_mnist
 
 
 def damage(path, change):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from pathlib import PurePosixPath
 
@@ -10,30 +9,9 @@ import pytest
 
 from interpeval.datasets.files import BadSampleError, DatasetError
 from interpeval.datasets.tar_members import UNSAFE, TarMember, read_member, tar_members
+from tar_files import archive, as_link
 
 CONTENTS = {"a.txt": b"first", "folder/b.txt": b"", "folder/c.txt": bytes(range(256)) * 5}
-
-
-def archive(contents, **options):
-    """A tar archive of files with these contents; a member may be given as it is."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", **options) as file:
-        for name, content in contents.items():
-            member = tarfile.TarInfo(name)
-            if isinstance(content, bytes):
-                member.size = len(content)
-                file.addfile(member, io.BytesIO(content))
-            else:
-                content(member)
-                file.addfile(member)
-    return stream.getvalue()
-
-
-def as_link(kind, to):
-    def change(member):
-        member.type, member.linkname = kind, to
-
-    return change
 
 
 @pytest.fixture
