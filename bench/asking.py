@@ -168,10 +168,12 @@ class Asking:
         return _checked(attributions, given.images)[:count]
 
     def _extras(self, inputs: Inputs) -> dict[str, Tensor | None]:
-        # An explainer is told keys alone, so the seed of the run goes into them.
-        keys = derived_keys(inputs.keys, f"explainer/{self.seed}", 0)
-        known = {"keys": keys, "masks": inputs.masks}
-        return {name: known[name] for name in sorted(self.facts.needs) if name in known}
+        extras: dict[str, Tensor | None] = {}
+        if "keys" in self.facts.needs:  # an explainer is told keys alone, so the seed of the run goes into them
+            extras["keys"] = derived_keys(inputs.keys, f"explainer/{self.seed}", 0)
+        if "masks" in self.facts.needs:
+            extras["masks"] = inputs.masks
+        return extras
 
     @cached_property
     def _guard(self) -> ModelGuard:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
@@ -125,7 +126,8 @@ def drain(plans: Sequence[Plan], store: Store | None, options: Options) -> Itera
                     options.on_unit(row, len(shard))
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Return the versions that a number may depend on."""
     return {
         "interpeval": version("interpeval"),
@@ -202,7 +204,8 @@ def _previews(shard: range, evidence: ModelEvidence) -> dict[str, Tensor]:
     batch = evidence.batch
     rules = evidence.computed_attributions()
     usual: TargetRule = "label" if batch.labels.ndim == 1 else "predicted"
-    heatmaps = evidence.heatmaps("none" if {*rules} == {"none"} else usual)[:count]
+    shown = usual if usual in rules or not rules else next(iter(rules))  # nothing is explained for a picture alone
+    heatmaps = evidence.heatmaps(shown)[:count]
     previews = {
         "images": evidence.normalization.to_pixels(batch.images[:count]).clamp(0, 1),
         "heatmaps": torch.where(invalid_maps(heatmaps).view(-1, 1, 1), torch.zeros_like(heatmaps), heatmaps),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Self, cast
@@ -89,7 +89,8 @@ class ModelEvidence:
         self.model = model
         self.explainer = explainer
         self.dataset = dataset
-        self.batch = batch
+        # How a tensor lies in memory decides which kernels run, and other kernels round differently.
+        self.batch = replace(batch, images=batch.images.contiguous())
         self.seed = seed
         self._counter = PassCounter(model)
         self._micro_batch = MicroBatch(micro_batch) if isinstance(micro_batch, int) else micro_batch

@@ -90,7 +90,7 @@ def auto_size(model: nn.Module, image: Tensor) -> int:
             handle.remove()
     row = _GRAPH_FACTOR * (held + image.numel() * image.element_size())
     size = min(_LARGEST, _budget(image.device) // row)
-    return max(1, size - size % _MULTIPLE if size > _MULTIPLE else size)
+    return max(_MULTIPLE, size - size % _MULTIPLE)  # fewer rows would be filled up to as many all the same
 
 
 def _budget(device: torch.device) -> int:

@@ -138,7 +138,7 @@ class _One(NamedTuple):
 
 def _cut_one(values: NDArray[Any], inside: NDArray[np.bool_], k: int, memory: NDArray[np.bool_]) -> _One:
     """Cut `(P,)` values; `memory` is `(2, P)`, to be written to."""
-    if not (math.isfinite(values.max()) and math.isfinite(values.min())):
+    if not _finite(values):
         return _One(math.nan)
     if k == 0:
         return _One(0)
@@ -153,6 +153,11 @@ def _cut_one(values: NDArray[Any], inside: NDArray[np.bool_], k: int, memory: ND
     if room == np.count_nonzero(tied):
         return _One(count + int(np.count_nonzero(tied & on)))
     return _One(count, room, near[tied], on[tied])
+
+
+def _finite(values: NDArray[Any]) -> bool:
+    """Whether all values are; a finite sum of their squares, the fastest to compute, says so, an infinite may not."""
+    return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())
 
 
 def _candidates(

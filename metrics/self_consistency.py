@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -42,8 +41,7 @@ def masked_cosine(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(
             f"`a`, `b` and `mask` must have one shape, were {tuple(a.shape)}, {tuple(b.shape)}, {tuple(mask.shape)}"
         )
-    first, second = _unit(a, mask), _unit(b, mask)
-    return (first * second).sum(dim=1).clamp(-1.0, 1.0)
+    return _cosine(_unit(a, mask), _unit(b, mask))
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,10 @@ class SelfConsistency(Metric):
         height, width = evidence.batch.images.shape[-2:]
         warps = self.transform.draw(evidence.seed, self.name, keys, draws, size=(height, width))
         maps = evidence.heatmaps(self._rule)
-        build = self._moved_inputs(evidence, warps, derived_keys(keys, self.name, draws))
+        moved = _MovedInputs(self, evidence, warps, derived_keys(keys, self.name, draws))
         parts = [
-            _compare(maps[rows // self.n_draws], explained, warps[rows])
-            for rows, explained in evidence.explain(len(keys), build)
+            _compare(maps[rows // self.n_draws], explained, moved.warps_of(rows))
+            for rows, explained in evidence.explain(len(keys), moved)
         ]
         cosine, silent, invalid = (
             torch.cat(part).view(len(maps), self.n_draws, 2) for part in zip(*parts, strict=True)
@@ -123,23 +121,34 @@ class SelfConsistency(Metric):
         """How the class explained for the unmoved image is chosen."""
         return "label" if self.target == "label" else "predicted"
 
-    def _moved_inputs(self, evidence: Evidence, warps: Warps, keys: Tensor) -> Callable[[Tensor], Inputs]:
-        """Return what makes the inputs of some (sample, draw) rows: `T_β(x)`, with the masks moved along."""
-        batch = evidence.batch
-        targets = None if self.target == "predicted" else evidence.targets(self._rule)
-        fill = fill_value(self.fill, evidence.normalization, batch.images)
 
-        def build(rows: Tensor) -> Inputs:
-            sample, moving = rows // self.n_draws, warps[rows]
-            masks = None if batch.masks is None else batch.masks[sample, None].float()
-            return Inputs(
-                images=moving.apply(batch.images[sample], fill=fill),
-                targets=None if targets is None else targets[sample],
-                keys=keys[rows],
-                masks=None if masks is None else moving.apply(masks)[:, 0] > 0.5,
-            )
+class _MovedInputs:
+    """Makes the inputs of some (sample, draw) rows: `T_β(x)`, with the masks moved along."""
 
-        return build
+    def __init__(self, metric: SelfConsistency, evidence: Evidence, warps: Warps, keys: Tensor) -> None:
+        self.draws = metric.n_draws
+        self.batch = evidence.batch
+        self.targets = None if metric.target == "predicted" else evidence.targets(metric._rule)
+        self.fill = fill_value(metric.fill, evidence.normalization, evidence.batch.images)
+        self.warps = warps
+        self.keys = keys
+        self._rows = keys.new_empty(0)
+        self._some = warps[self._rows]
+
+    def __call__(self, rows: Tensor) -> Inputs:
+        sample, moving, masks = rows // self.draws, self.warps_of(rows), self.batch.masks
+        return Inputs(
+            images=moving.apply(self.batch.images[sample], fill=self.fill),
+            targets=None if self.targets is None else self.targets[sample],
+            keys=self.keys[rows],
+            masks=None if masks is None else moving.apply(masks[sample, None].float())[:, 0] > 0.5,
+        )
+
+    def warps_of(self, rows: Tensor) -> Warps:
+        """Return the warps of some rows; the last ones are kept, because their grids serve the maps too."""
+        if not torch.equal(rows, self._rows):
+            self._rows, self._some = rows, self.warps[rows]
+        return self._some
 
 
 def _compare(maps: Tensor, explained: Tensor, warps: Warps) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,10 +157,11 @@ def _compare(maps: Tensor, explained: Tensor, warps: Warps) -> tuple[Tensor, Ten
     Each `(n, 2)`, within the valid region and over all pixels; the cosine is NaN where that region is empty.
     """
     moved, region = warps.apply(maps[:, None])[:, 0], warps.region
-    masks = (region, torch.ones_like(region))
-    cosine = torch.stack([masked_cosine(moved, explained, mask) for mask in masks], dim=1)
+    masks = torch.cat((region, torch.ones_like(region)))
+    first, second = (_unit(part.repeat(2, 1, 1), masks) for part in (moved, explained))
+    cosine = _cosine(first, second).view(2, -1).T
     cosine[:, 0].masked_fill_(~region.flatten(1).any(dim=1), torch.nan)
-    silent = torch.stack([_silent(moved, mask) | _silent(explained, mask) for mask in masks], dim=1)
+    silent = torch.minimum(*(part.abs().amax(dim=1) for part in (first, second))).eq(0).view(2, -1).T
     return cosine, silent, invalid_maps(explained)[:, None].expand(-1, 2)
 
 
@@ -169,9 +179,9 @@ def _scores(cosine: Tensor, silent: Tensor, invalid: Tensor) -> Scores:
     return Scores(nan_where(values, status >= Status.NO_TRUTH), status, variance)
 
 
-def _silent(maps: Tensor, mask: Tensor) -> Tensor:
-    """`(N,)` bool: which maps are 0 throughout the mask."""
-    return ~((maps != 0) & mask).flatten(1).any(dim=1)
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    """`(B,)`: the cosine between maps of norm 1 or 0."""
+    return (first * second).sum(dim=1).clamp(-1.0, 1.0)
 
 
 def _unit(maps: Tensor, mask: Tensor) -> Tensor:

@@ -206,8 +206,11 @@ class Warps:
     @cached_property
     def region(self) -> Tensor:
         """`(N, H, W)` bool: the pixels into which no padding mixes, `T(1) > 0.999` for an image of ones."""
-        ones = torch.ones(1, dtype=torch.float64, device=self.matrices.device)
-        return self.apply(ones.expand(len(self), 1, *self.size))[:, 0] > _COVERED
+        inside = [
+            torch.minimum(place + 1, side - place).clamp_(0, 1)  # weight of the image between two pixels, per axis
+            for side, place in zip(reversed(self.size), _places(self.grid, self.size), strict=True)
+        ]
+        return inside[0].mul_(inside[1]) > _COVERED
 
     def apply(self, images: Tensor, *, fill: Tensor | float = 0.0) -> Tensor:
         """Warp every image by its own warp: bilinear, `align_corners=True`, `fill` outside.
@@ -295,6 +298,12 @@ def _smoothing(side: int, sigma: float, reach: int, device: torch.device) -> Ten
     for row in range(side):
         band[row, row : row + len(kernel)] = kernel
     return band.T
+
+
+def _places(grid: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The x and the y of a grid in pixels, 0 at the centre of the first."""
+    height, width = size
+    return (grid[..., 0] + 1) * ((width - 1) / 2), (grid[..., 1] + 1) * ((height - 1) / 2)
 
 
 def _permutes(matrices: Tensor, size: tuple[int, int]) -> Tensor:

@@ -321,7 +321,7 @@ def test_an_unknown_name_is_answered_with_near_ones(kind, name, near):
 
 
 def test_a_name_like_no_other_is_answered_with_all():
-    with pytest.raises(UnknownNameError, match="known are: .*digit_scenes, digits, "):
+    with pytest.raises(UnknownNameError, match=r"known are: .*digit_scenes, digits, "):
         load("datasets", parse("zzzz"))
 
 

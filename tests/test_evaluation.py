@@ -115,7 +115,8 @@ def test_saves_a_store_a_board_and_pictures(tmp_path: Path) -> None:
     found = evaluate(network(), Plain(), Squares(), limit=8)
     found.save(tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["gallery.png", "leaderboard.csv", "mask_k_curves.png", "units"]
+    curves = [f"{metric}_curves.png" for metric in ("deletion", "insertion", "mask_k", "parameter_randomization")]
+    assert names == sorted([*curves, "gallery.png", "leaderboard.csv", "units"])
     read = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
     assert len(read) == len(found.summary())
 

@@ -137,10 +137,9 @@ def test_half_precision_fits_twice_as_much():
     assert auto_size(model.half(), image.half()) == 40  # of 42.7
 
 
-def test_the_size_is_at_least_one_and_at_most_4096():
-    assert auto_size(nn.Conv2d(1, 200, 1), torch.zeros(1, 400, 400)) == 1
+def test_the_size_is_at_least_eight_to_which_calls_are_filled_up_and_at_most_4096():
+    assert auto_size(nn.Conv2d(1, 200, 1), torch.zeros(1, 400, 400)) == 8  # of 0.7
     assert auto_size(nn.Flatten(), torch.zeros(1, 2, 2)) == 4096
-    assert auto_size(nn.Conv2d(1, 31, 1), torch.zeros(1, 400, 400)) == 4  # of 4.4: below eight, every row counts
 
 
 def test_looking_for_the_size_leaves_no_hook_even_if_the_model_raises():

@@ -48,6 +48,12 @@ class Pictures(ArrayDataset):
         return Arrays(tuple(f"picture-{index}" for index in range(len(labels))), self.pixels, labels, None)
 
 
+class Photographs(Pictures):
+    """Images for a network of the 1000 ImageNet classes."""
+
+    classes: ClassVar[tuple[str, ...]] = tuple(map(str, range(1000)))
+
+
 def cifar(loaders: ModuleType, real_data: Path) -> tuple[nn.Module, Pictures]:
     """The CIFAR ResNet-20 and 256 lossless test images."""
     with np.load(real_data / "cifar10" / "test_266_lossless.npz") as file:
@@ -58,7 +64,7 @@ def cifar(loaders: ModuleType, real_data: Path) -> tuple[nn.Module, Pictures]:
 def photographs(loaders: ModuleType, real_data: Path) -> tuple[nn.Module, Pictures]:
     """An ImageNet SqueezeNet and 8 crops of photographs, 224×224."""
     del real_data
-    return loaders.load_model("squeezenet1_0"), Pictures(loaders.coco_crops(224, 8)[0])
+    return loaders.load_model("squeezenet1_0"), Photographs(loaders.coco_crops(224, 8)[0])
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,7 @@ def test_overhead(
     real_data: Path,
 ) -> None:
     model, dataset = subject(loaders, real_data)
-    images = dataset.take(range(len(dataset))).images
+    images = dataset.take(range(len(dataset))).images.contiguous()
     size = auto_size(model, images[0])
 
     def whole() -> None:
