@@ -239,11 +239,13 @@ def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failur
     failures: list[Failure] = []
     with tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
 
-        def advance(row: Row, samples: int) -> None:
-            bar.set_postfix_str(f"{row.about['model']} {row.about['explainer']}".strip(), refresh=False)
+        def name(row: Row) -> None:
+            bar.set_postfix_str(f"{row.about['model']} {row.about['explainer']}".strip())
+
+        def advance(_: Row, samples: int) -> None:
             bar.update(samples)
 
-        for outcome in drain(plans, store, replace(options, on_unit=advance)):
+        for outcome in drain(plans, store, replace(options, on_start=name, on_unit=advance)):
             if isinstance(outcome, Failure):
                 failures.append(outcome)
     return failures
