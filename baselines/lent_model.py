@@ -64,6 +64,6 @@ def lent(model: nn.Module) -> Generator[None, None, None]:
 def _put_back_forward(module: nn.Module, forward: object) -> None:
     """Set the `forward` that was set on this module itself, if any."""
     if vars(module).get("forward") is not forward:
-        del vars(module)["forward"]
+        vars(module).pop("forward", None)
         if forward is not None:
             vars(module)["forward"] = forward

@@ -96,7 +96,7 @@ class Lime:
 
         method = CaptumLime(
             model,
-            interpretable_model=SkLearnLasso(alpha=self.alpha),
+            interpretable_model=SkLearnLasso(alpha=self.alpha, random_state=0),
             similarity_func=get_exp_kernel_similarity_function("cosine", self.kernel_width),
             perturb_func=draw,
         )
