@@ -67,7 +67,9 @@ def list_command(kind: str | None, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--download", is_flag=True, help="Let datasets fetch what is not there yet.")
 @click.option(
-    "--on-bad-sample", type=click.Choice(["error", "skip"]), help="Stop at a file that is not an image, or count it."
+    "--on-bad-sample",
+    type=click.Choice(["error", "skip"]),
+    help="A damaged file fails its unit, or is left out and counted.",
 )
 @click.option("--keep-attributions", is_flag=True, help="Keep all attributions, so that metrics can be added later.")
 def run_command(suite: str | None, batch_size: str, device: str, out: Path | None, **options: Any) -> None:
@@ -257,6 +259,9 @@ def _refuse(message: str) -> NoReturn:
 def _report(outcome: Outcome, folder: Path) -> None:
     """Print the table, what went wrong, and where everything is."""
     click.echo(outcome.results.table())
+    for dataset, counts in outcome.left_out.items():
+        listed = "; ".join(f"{count} × {_printable(reason)}" for reason, count in sorted(counts.items()))
+        click.echo(f"\nleft out of {dataset}: {listed}")
     faults = outcome.results.faults
     if faults or outcome.failures:
         click.secho("\nWhat went wrong (the other rows are not affected):", bold=True)
@@ -273,7 +278,7 @@ def _report(outcome: Outcome, folder: Path) -> None:
 
 
 def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)[:300]
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)[:500]
 
 
 def _load(folder: Path) -> Any:

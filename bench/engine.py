@@ -44,6 +44,7 @@ class Options:
         batch_size: rows per call of the model; `None` chooses by the memory there is.
         existing: what to do with finished work: use it, do it again, or refuse.
         keep_attributions: keep all attributions in the store.
+        on_start: called before each unit with its row.
         on_unit: called after each unit with its row and the number of samples.
     """
 
@@ -51,6 +52,7 @@ class Options:
     batch_size: int | None = None
     existing: Existing = "skip"
     keep_attributions: bool = False
+    on_start: Callable[[Row], None] | None = None
     on_unit: Callable[[Row, int], None] | None = None
     _micro_batches: WeakKeyDictionary[nn.Module, MicroBatch] = field(
         default_factory=WeakKeyDictionary[nn.Module, MicroBatch], init=False, repr=False
@@ -121,6 +123,8 @@ def drain(plans: Sequence[Plan], store: Store | None, options: Options) -> Itera
     for plan in plans:
         for row in plan.rows:
             for shard in row.shards:
+                if options.on_start is not None:
+                    options.on_start(row)
                 yield _finish(row, shard, store, options)
                 if options.on_unit is not None:
                     options.on_unit(row, len(shard))

@@ -90,7 +90,8 @@ class ModelEvidence:
         self.explainer = explainer
         self.dataset = dataset
         # How a tensor lies in memory decides which kernels run, and other kernels round differently.
-        self.batch = replace(batch, images=batch.images.contiguous())
+        ordered = batch.images.is_contiguous()
+        self.batch = batch if ordered else replace(batch, images=batch.images.contiguous())
         self.seed = seed
         self._counter = PassCounter(model)
         self._micro_batch = MicroBatch(micro_batch) if isinstance(micro_batch, int) else micro_batch

@@ -42,12 +42,14 @@ class Outcome:
     Attributes:
         results: everything the folder's leaderboard is made of.
         failures: shards that could not be scored.
+        left_out: by dataset, how many images or annotations were left out, and why.
         reused: samples × subjects that were taken from earlier work.
         seconds: wall time.
     """
 
     results: Results
     failures: Sequence[Failure]
+    left_out: Mapping[str, Mapping[str, int]]
     reused: int
     seconds: float
 
@@ -94,7 +96,7 @@ def run(
     results = manifest.results(store)
     results.publish(folder)
     manifest.finish(failures, results)
-    return Outcome(results, failures, reused, time.perf_counter() - start)
+    return Outcome(results, failures, manifest.content["left_out"], reused, time.perf_counter() - start)
 
 
 def load_results(folder: Path) -> Results:
@@ -136,7 +138,7 @@ class Manifest:
     def begin(cls, folder: Path, suite: Suite, plans: Sequence[Plan], options: Options, command: str) -> Manifest:
         """Write down what a run is about to do."""
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = cls.read(folder).content if (folder / MANIFEST).exists() else {"rows": [], "not_applicable": []}
+        earlier = cls.read(folder).content if (folder / MANIFEST).exists() else {}
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "suite": suite.model_dump(),
@@ -149,10 +151,11 @@ class Manifest:
             "device": device_name(options.device),
             "threads": torch.get_num_threads(),
             "batch_size": options.batch_size or "auto",
-            "rows": _merged(earlier["rows"], [_row(row) for plan in plans for row in plan.rows]),
+            "rows": _merged(earlier.get("rows", []), [_row(row) for plan in plans for row in plan.rows]),
             "not_applicable": _merged_reasons(
-                earlier["not_applicable"], [_reason(item) for plan in plans for item in plan.inapplicable]
+                earlier.get("not_applicable", []), [_reason(item) for plan in plans for item in plan.inapplicable]
             ),
+            "left_out": earlier.get("left_out", {}) | _left_out(plans),
             "faults": [],
             "failures": [],
         }
@@ -236,11 +239,13 @@ def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failur
     failures: list[Failure] = []
     with tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
 
-        def advance(row: Row, samples: int) -> None:
-            bar.set_postfix_str(f"{row.about['model']} {row.about['explainer']}".strip(), refresh=False)
+        def name(row: Row) -> None:
+            bar.set_postfix_str(f"{row.about['model']} {row.about['explainer']}".strip())
+
+        def advance(_: Row, samples: int) -> None:
             bar.update(samples)
 
-        for outcome in drain(plans, store, replace(options, on_unit=advance)):
+        for outcome in drain(plans, store, replace(options, on_start=name, on_unit=advance)):
             if isinstance(outcome, Failure):
                 failures.append(outcome)
     return failures
@@ -252,6 +257,12 @@ def _row(row: Row) -> dict[str, Any]:
         "units": [row.key(shard) for shard in row.shards],
         "metrics": {key: {"name": metric.name, "configuration": repr(metric)} for key, metric in row.metrics.items()},
     }
+
+
+def _left_out(plans: Iterable[Plan]) -> dict[str, dict[str, int]]:
+    datasets = {str(row.about["dataset"]): row.dataset for plan in plans for row in plan.rows}
+    counts = {name: dict(getattr(dataset, "skipped", {})) for name, dataset in datasets.items()}
+    return {name: found for name, found in counts.items() if found}
 
 
 def _reason(item: Inapplicable) -> dict[str, Any]:

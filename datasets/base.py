@@ -128,7 +128,8 @@ class Dataset(Protocol):
     * `present: Tensor`, `(N, K)` bool, which classes are in the image of each sample (default: its label alone);
     * `network_classes: Tensor | None`, `(K, L)` bool, which of the L classes of a network count as each class here
       (default `None`: they are the same);
-    * `has_backgrounds: bool`, whether samples come with their images without the object (default false).
+    * `has_backgrounds: bool`, whether samples come with their images without the object (default false);
+    * `skipped: Mapping[str, int]`, how many images or annotations were left out, by reason (default none).
     """
 
     @property

@@ -151,7 +151,7 @@ class FileDataset(ABC):
     Args:
         split: which part this is, `"train"` or `"test"`.
         size: height and width of the images that a network gets, in pixels.
-        resize: how images of other sizes get there, see `Geometry`.
+        resize: how images of other sizes get there, `"squash"`, `"crop"` or a number, see `Geometry`.
         normalize: `"imagenet"` (mean and standard deviation of torchvision's networks) or `"half"` (pixel values from
             -1 to 1).
         label_map: which classes of a network count as a class of the dataset: `"imagenet"`, or a CSV file (see
@@ -170,7 +170,7 @@ class FileDataset(ABC):
 
     split: str = "test"
     size: int = 224
-    resize: Mode = "squash"
+    resize: Mode | int = "squash"
     normalize: str = "imagenet"
     label_map: str = ""
     on_bad_sample: OnBadSample = "error"
@@ -180,7 +180,6 @@ class FileDataset(ABC):
         """Check the configuration."""
         choices = {
             "split": ("train", "test"),
-            "resize": get_args(Mode),
             "normalize": tuple(NORMALIZATIONS),
             "on_bad_sample": get_args(OnBadSample),
         }
@@ -237,7 +236,10 @@ class FileDataset(ABC):
     @cached_property
     def geometry(self) -> Geometry:
         """How images and masks get to their size."""
-        return Geometry(self.size, self.resize)
+        try:
+            return Geometry(self.size, self.resize)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`mode`", "`resize`")) from None
 
     @property
     def normalization(self) -> Normalization:

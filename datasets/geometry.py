@@ -39,10 +39,11 @@ class Geometry:
         size: height and width of the result, in pixels.
         mode: `"squash"` resizes the whole image, so that its proportions change and nothing is lost; `"crop"` resizes
             its shorter side to `size`, keeps its proportions and cuts out the middle (torchvision's `Resize(size)`,
-            then `CenterCrop(size)`).
+            then `CenterCrop(size)`); a number does the same with a shorter side of that many pixels, at least `size`
+            (256 for `size=224` is how networks for ImageNet are usually tested).
 
     Raises:
-        ValueError: `size` is not positive, or `mode` is neither.
+        ValueError: `size` is not positive, or `mode` is none of these.
 
     Example:
         >>> Geometry(2, "crop").mask(np.array([[1, 0, 0, 1], [0, 1, 1, 1]], dtype=bool)).tolist()
@@ -50,19 +51,28 @@ class Geometry:
     """
 
     size: int
-    mode: Mode = "squash"
+    mode: Mode | int = "squash"
 
     def __post_init__(self) -> None:
         """Check the configuration."""
         if self.size < 1:
             raise ValueError(f"`size` must be at least 1 pixel, was {self.size}")
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"`mode` must be one of {', '.join(get_args(Mode))}, was {self.mode!r}")
+        number = isinstance(self.mode, int)
+        if self.mode not in get_args(Mode) and not (number and self._shorter >= self.size):
+            raise ValueError(
+                f"`mode` must be one of {', '.join(get_args(Mode))} or a number of at least {self.size} (`size`), was "
+                f"{self.mode!r}"
+            )
 
     @property
     def keeps_whole(self) -> bool:
         """Whether every part of an image stays visible."""
         return self.mode == "squash"
+
+    @property
+    def _shorter(self) -> int:
+        """The shorter side of a resized image of which the middle is cut out."""
+        return self.mode if isinstance(self.mode, int) else self.size
 
     def placement(self, height: int, width: int) -> Placement:
         """Return to what size an image is resized, and which part of that is kept.
@@ -73,10 +83,11 @@ class Geometry:
         if self.mode == "squash":
             return Placement(self.size, self.size, 0, 0)
         shorter, longer = sorted((height, width))
-        long = int(self.size * longer / shorter)
-        if long * self.size > _most_pixels():
+        short = self._shorter
+        long = int(short * longer / shorter)
+        if long * short > _most_pixels():
             raise ValueError(f"an image of {height}×{width} pixels is too long and narrow to be cropped: use `squash`")
-        new_height, new_width = (self.size, long) if height <= width else (long, self.size)
+        new_height, new_width = (short, long) if height <= width else (long, short)
         # torchvision's rounding, which differs from floor division where the surplus is odd
         return Placement(new_height, new_width, round((new_height - self.size) / 2), round((new_width - self.size) / 2))
 

@@ -67,7 +67,7 @@ class ImageFolder(FileDataset):
         annotations: JSON file in COCO's format, or nothing.
         split: see `FileDataset`, as for all other arguments.
         size: see there.
-        resize: see there; `"crop"` is what networks for ImageNet are usually tested with.
+        resize: see there; 256 is what networks for ImageNet are usually tested with.
         normalize: see there.
         label_map: see there; samples whose class has no counterpart are left out and counted.
         on_bad_sample: see there.

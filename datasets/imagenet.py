@@ -110,7 +110,7 @@ class ImageNet(FileDataset):
             difficult objects like all others; `"drop"` also leaves them out of `masks`.
         split: see `FileDataset`, as for all other arguments.
         size: see there.
-        resize: see there; `"crop"` is what networks for ImageNet are usually tested with.
+        resize: see there; 256 is what networks for ImageNet are usually tested with.
         normalize: see there.
         label_map: see there.
         on_bad_sample: see there.
@@ -124,7 +124,7 @@ class ImageNet(FileDataset):
         O. Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", IJCV 115(3), 2015.
 
     Example:
-        >>> ImageNet("imagenet", ground_truth="ILSVRC2012_devkit_t12", resize="crop").has_masks
+        >>> ImageNet("imagenet", ground_truth="ILSVRC2012_devkit_t12", resize=256).has_masks
         False
     """
 

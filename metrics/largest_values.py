@@ -157,7 +157,9 @@ def _cut_one(values: NDArray[Any], inside: NDArray[np.bool_], k: int, memory: ND
 
 def _finite(values: NDArray[Any]) -> bool:
     """Whether all values are; a finite sum of their squares, the fastest to compute, says so, an infinite may not."""
-    return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())
+    with np.errstate(over="ignore"):
+        squares = values.dot(values)
+    return math.isfinite(squares) or bool(np.isfinite(values).all())
 
 
 def _candidates(

@@ -67,8 +67,8 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "fast": Budget(60, 0, 8, 1, 1, 50),
-    "default": Budget(90, 64, 16, 1, 5, 60),
+    "fast": Budget(70, 0, 8, 1, 1, 65),
+    "default": Budget(70, 64, 16, 1, 5, 95),
     "thorough": Budget(200, 64, 16, 4, 5, 100),
 }
 

@@ -102,7 +102,8 @@ class SelfConsistency(Metric):
         height, width = evidence.batch.images.shape[-2:]
         warps = self.transform.draw(evidence.seed, self.name, keys, draws, size=(height, width))
         maps = evidence.heatmaps(self._rule)
-        moved = _MovedInputs(self, evidence, warps, derived_keys(keys, self.name, draws))
+        targets = None if self.target == "predicted" else evidence.targets(self._rule)
+        moved = _MovedInputs(evidence, warps, derived_keys(keys, self.name, draws), targets=targets, fill=self.fill)
         parts = [
             _compare(maps[rows // self.n_draws], explained, moved.warps_of(rows))
             for rows, explained in evidence.explain(len(keys), moved)
@@ -125,11 +126,11 @@ class SelfConsistency(Metric):
 class _MovedInputs:
     """Makes the inputs of some (sample, draw) rows: `T_β(x)`, with the masks moved along."""
 
-    def __init__(self, metric: SelfConsistency, evidence: Evidence, warps: Warps, keys: Tensor) -> None:
-        self.draws = metric.n_draws
+    def __init__(self, evidence: Evidence, warps: Warps, keys: Tensor, *, targets: Tensor | None, fill: Fill) -> None:
         self.batch = evidence.batch
-        self.targets = None if metric.target == "predicted" else evidence.targets(metric._rule)
-        self.fill = fill_value(metric.fill, evidence.normalization, evidence.batch.images)
+        self.draws = len(warps) // len(self.batch)
+        self.targets = targets
+        self.fill = fill_value(fill, evidence.normalization, self.batch.images)
         self.warps = warps
         self.keys = keys
         self._rows = keys.new_empty(0)

@@ -27,3 +27,9 @@ def real_data() -> Path:
     if not (folder / "load.py").exists():
         pytest.skip(f"real data not found: set {DATA_VARIABLE} to its folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """No test depends on which ran before it."""
+    torch.manual_seed(0)

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torchvision
 from click.testing import CliRunner, Result
 
+from coco_files import annotation, written
 from interpeval.bench.cli import main
 
 HERE = Path(__file__).parent
@@ -136,6 +138,37 @@ def test_faults_are_told_and_exit_with_three(tmp_path: Path) -> None:
     assert "squares · RaisesForClassB: exception on 2 samples: RuntimeError: cannot explain b" in found.output
     assert "gradient" in (tmp_path / "leaderboard.csv").read_text()
     assert json.loads((tmp_path / "run.json").read_text())["faults"][0]["ids"] == ["square-001", "square-005"]
+
+
+def test_what_a_dataset_leaves_out_is_counted_and_told(tmp_path: Path) -> None:
+    sizes, categories = {1: (16, 16), 2: (16, 16)}, [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    path = written(tmp_path, [annotation(1, 1, 1), annotation(2, 2, 2)], sizes=sizes, categories=categories)
+    (tmp_path / "002.png").write_bytes(b"no image")
+    dataset = f"coco?images={tmp_path}&annotations={path}&size=16"
+    arguments = ["run", "--dataset", dataset, "--model", f"{TOYS}:pair", "--explainer", "gradient", "--metric", "cost"]
+    stopped = call(*arguments, "--out", str(tmp_path / "error"))
+    assert stopped.exit_code == 3
+    assert "a unit failed: " in stopped.output
+    assert "002.png" in stopped.output
+    assert "on_bad_sample=skip" in stopped.output
+    found = call(*arguments, "--on-bad-sample", "skip", "--out", str(tmp_path / "out"))
+    assert found.exit_code == 0, found.output
+    assert "left out of coco: 1 × " in found.output
+    assert sum(json.loads((tmp_path / "out" / "run.json").read_text())["left_out"]["coco"].values()) == 1
+
+
+def test_downloads_happen_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", lambda self: pytest.fail("it was not asked for"))
+    arguments = ["run", "--dataset", f"mnist?root={tmp_path}", "--model", "cifar_cnn", "--explainer", "gradient"]
+    found = call(*arguments)
+    assert found.exit_code == 2
+    assert str(tmp_path) in found.output
+    assert "--download" in found.output
+    asked = []
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", lambda self: asked.append(Path(self.root)))
+    assert call(*arguments, "--download").exit_code == 2  # nothing came
+    assert asked == [tmp_path]
 
 
 def test_scores_and_status_of_a_run(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from reference.geometry import nearest_mask
 
 SIZES = st.integers(1, 40)
 INPUTS = st.integers(8, 33)
-MODES = st.sampled_from(["squash", "crop"])
+MODES = st.sampled_from(["squash", "crop", 60, 75])  # numbers no smaller than any size of these tests
 
 
 def random_mask(height, width, seed):
@@ -82,6 +82,9 @@ def test_images_are_those_of_torchvision(height, width, size, seed):
     np.testing.assert_array_equal(Geometry(size, "squash").image(image), squashed.transpose(2, 0, 1))
     cropped = np.asarray(transforms.center_crop(transforms.resize(image, [size]), [size, size]))
     np.testing.assert_array_equal(Geometry(size, "crop").image(image), cropped.transpose(2, 0, 1))
+    margin = size + seed % 9
+    middle = np.asarray(transforms.center_crop(transforms.resize(image, [margin]), [size, size]))
+    np.testing.assert_array_equal(Geometry(size, margin).image(image), middle.transpose(2, 0, 1))
 
 
 @settings(deadline=None, max_examples=20)
@@ -132,6 +135,14 @@ def test_crops_cut_out_the_middle(width, left):
     np.testing.assert_array_equal(geometry.image(painted(mask))[0], 255 * mask[:, left : left + 4])
 
 
+def test_a_number_leaves_a_margin_around_the_middle():
+    mask = random_mask(6, 8, 4)
+    np.testing.assert_array_equal(Geometry(4, 6).mask(mask), mask[1:5, 2:6])
+    np.testing.assert_array_equal(Geometry(4, 6).image(painted(mask))[0], 255 * mask[1:5, 2:6])
+    assert Geometry(8, 8).placement(8, 10) == Geometry(8, "crop").placement(8, 10)
+    assert not Geometry(4, 6).keeps_whole
+
+
 def test_only_squashing_keeps_the_whole_image():
     assert Geometry(8, "squash").keeps_whole
     assert not Geometry(8, "crop").keeps_whole
@@ -144,7 +155,7 @@ def test_a_thread_of_an_image_does_not_fill_the_memory():
     assert Geometry(4, "squash").image(thread).shape == (3, 4, 4)
 
 
-@pytest.mark.parametrize(("argument", "value"), [("size", 0), ("mode", "fit")])
+@pytest.mark.parametrize(("argument", "value"), [("size", 0), ("mode", "fit"), ("mode", 7)])
 def test_other_arguments_are_refused(argument, value):
     with pytest.raises(ValueError, match=f"`{argument}` must be"):
         Geometry(**{"size": 8, "mode": "crop", argument: value})

@@ -198,16 +198,18 @@ def test_neither_other_queries_nor_their_order_change_an_exact_depth():
     assert torch.equal(part.direction, whole.direction.flip(0)[2:])
 
 
-@pytest.mark.parametrize(("budget", "change"), [("fast", 0.01), ("default", 0.003)])
-def test_affine_maps_hardly_change_a_depth(budget, change):
-    sample, query = normal(5999, 10), normal(8, 10, seed=1) * 1.5
+@pytest.mark.parametrize(("budget", "most", "largest"), [("fast", 0.006, 0.01), ("default", 0.003, 0.006)])
+def test_affine_maps_hardly_change_a_depth(budget, most, largest):
+    sample, query = normal(5999, 10), normal(20, 10, seed=1) * 1.5
     left, _, right = torch.linalg.svd(normal(10, 10, seed=2))
     matrix = left * torch.logspace(0, -5, 10, dtype=torch.float64) @ right
     here = projection_depth(query, sample, budget=budget).depth
     there = projection_depth(query @ matrix.T + 3, sample @ matrix.T + 3, budget=budget).depth
-    np.testing.assert_allclose(there.numpy(), here.numpy(), rtol=change)
+    change = ((there - here).abs() / here).sort().values
+    assert change[-3] < most  # of 20 queries, all but two
+    assert change[-1] < largest
     bent = projection_depth(query**3, sample**3, budget=budget).depth
-    assert ((bent - here).abs() > 10 * change * here).all()
+    assert ((bent - here).abs() > 5 * largest * here).all()
 
 
 def test_a_planar_depth_is_affine_invariant():

@@ -62,9 +62,9 @@ def scores(folder: Path) -> pd.DataFrame:
 def test_a_run_leaves_what_the_contract_says(tmp_path: Path) -> None:
     outcome = run(suite(["gradient", "gradcam"]), tmp_path, options())
     assert outcome.flawless
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "gallery.png", "leaderboard.csv", "mask_k_curves.png", "run.json", "units",
-    ]  # fmt: skip
+    curves = [f"{metric}_curves.png" for metric in ("deletion", "insertion", "mask_k", "parameter_randomization")]
+    made = [*curves, "gallery.png", "leaderboard.csv", "run.json", "units"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(made)
     with (tmp_path / "leaderboard.csv").open() as file:
         assert file.readline().strip() == (
             "schema,dataset,dataset_revision,model,model_digest,explainer,explainer_params,metric,metric_version,"

@@ -63,6 +63,16 @@ def network() -> nn.Module:
     return model
 
 
+def pair() -> nn.Module:
+    """The same network for two classes."""
+    model = network()
+    model[-1] = nn.Linear(32, 2)
+    with torch.no_grad():
+        model[-1].weight.copy_(torch.linspace(-1, 1, 64).view(2, 32))
+        model[-1].bias.zero_()
+    return model
+
+
 class Plain:
     """The gradient, in five lines, as a user would write it."""
 

@@ -9,10 +9,10 @@ def nearest_mask(mask, size, mode):
     height, width = len(mask), len(mask[0])
     if mode == "squash":
         new_height, new_width = size, size
-    elif height <= width:
-        new_height, new_width = size, size * width // height
     else:
-        new_height, new_width = size * height // width, size
+        short = size if mode == "crop" else mode
+        long = short * max(height, width) // min(height, width)
+        new_height, new_width = (short, long) if height <= width else (long, short)
     top, left = round(Fraction(new_height - size, 2)), round(Fraction(new_width - size, 2))
     result = []
     for row in range(size):

@@ -1,0 +1,137 @@
+"""Names, with their arguments, become datasets, networks and metrics, or errors that say what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from coco_files import annotation, written
+from interpeval.bench.resolve import as_model, resolve_dataset, resolve_metric, resolve_model, split_model
+from interpeval.datasets.digits import Digits
+from interpeval.metrics.pointing_game import PointingGame
+from toys import Squares, network
+
+TOYS = Path(__file__).with_name("toys.py")
+CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "pizza"}]
+
+
+def resolved(text: str, dataset: object = None, seed: int = 0):
+    return resolve_model(text, dataset or Squares(), seed=seed, device=torch.device("cpu"), progress=False)
+
+
+def coco(folder: Path, arguments: str = "") -> str:
+    path = written(folder, [annotation(1, 1, 1), annotation(2, 1, 2)], categories=CATEGORIES)
+    return f"coco?images={folder}&annotations={path}&size=16{arguments}"
+
+
+# ---------------------------------------------------------------- datasets
+
+
+def test_labels_is_another_word_for_label_map(tmp_path: Path) -> None:
+    by_labels, by_field = (resolve_dataset(coco(tmp_path, f"&{word}=imagenet")) for word in ("labels", "label_map"))
+    assert by_labels.revision == by_field.revision
+    assert by_labels.network_classes.nonzero()[:, 0].bincount().tolist() == [5, 1]  # five cats and a pizza
+
+
+def test_an_option_reaches_the_datasets_that_take_it_and_an_argument_stands_above_it(tmp_path: Path) -> None:
+    taken = resolve_dataset(coco(tmp_path), on_bad_sample="skip")
+    assert taken.on_bad_sample == "skip"
+    assert resolve_dataset(coco(tmp_path, "&on_bad_sample=error"), on_bad_sample="skip").on_bad_sample == "error"
+    assert resolve_dataset("digits", on_bad_sample="skip") == Digits()
+
+
+def test_options_reach_a_dataset_within_another(tmp_path: Path) -> None:
+    inner = coco(tmp_path).replace("&", "%26")
+    composites = resolve_dataset(f"composites?of={inner}", on_bad_sample="skip")
+    assert composites.of.on_bad_sample == "skip"
+
+
+# ---------------------------------------------------------------- networks
+
+
+def test_a_network_of_torchvision_takes_a_state_dictionary(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = models.get_model("shufflenet_v2_x0_5", num_classes=4)
+    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+    found = resolved(
+        f"torchvision:shufflenet_v2_x0_5?num_classes=4@{tmp_path / 'weights.safetensors'}", Squares(size=4)
+    )
+    for name, weight in found.module.state_dict().items():
+        assert torch.equal(weight, whole.state_dict()[name])
+    assert found.name == "torchvision:shufflenet_v2_x0_5?num_classes=4"
+    assert not found.module.training
+
+
+def test_a_network_may_be_made_by_a_function_of_a_file() -> None:
+    found = resolved(f"{TOYS}:network")
+    assert found.name == "toys.py:network"
+    for here, there in zip(found.module.parameters(), network().parameters(), strict=True):
+        assert torch.equal(here, there)
+
+
+def test_the_digest_is_that_of_the_weights() -> None:
+    same, changed = network(), network()
+    with torch.no_grad():
+        changed[0].bias[0] += 1e-6
+    digests = [as_model(one, Squares(), device=torch.device("cpu")).digest for one in (network(), same, changed)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("torchvision:squeezenet1_1", ValueError, "needs weights: write `torchvision:squeezenet1_1@FILE`"),
+        ("torchvision:squeezenet1_1@nowhere.pth", FileNotFoundError, "weights file `nowhere.pth` of model"),
+        (
+            "torchvision:sqeezenet1_1@{weights}",
+            LookupError,
+            "no classifier `sqeezenet1_1`: did you mean squeezenet",
+        ),
+        ("cifar_cnm", LookupError, "did you mean `cifar_cnn`"),
+        ("cifar_cnn@", ValueError, "must name a weights file after `@`"),
+        (f"{TOYS}:network?depth=3", ValueError, "has no argument `depth`"),
+        (f"{TOYS}:Plain", TypeError, "`model` must be a torch.nn.Module, was Plain"),
+    ],
+)
+def test_networks_that_cannot_be_had(tmp_path: Path, text: str, error: type[Exception], message: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    with pytest.raises(error, match=message.replace("(", r"\(")):
+        resolved(text.format(weights=tmp_path / "weights.safetensors"))
+
+
+def test_a_network_must_give_one_logit_for_each_class_or_more_than_the_map_knows(tmp_path: Path) -> None:
+    def of(size: int) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, size))
+
+    cpu, plain = torch.device("cpu"), resolve_dataset(coco(tmp_path))
+    table = tmp_path / "labels.csv"
+    table.write_text("class,network\ncat,3 4\npizza,7\n", encoding="utf-8")
+    mapped = resolve_dataset(coco(tmp_path, f"&labels={table}"))
+    as_model(of(2), plain, device=cpu)
+    as_model(of(8), mapped, device=cpu)
+    as_model(of(1000), mapped, device=cpu)  # classes beyond those of the file count as none
+    for network_size, dataset in ((3, plain), (1000, plain), (7, mapped)):
+        with pytest.raises(ValueError, match=rf"gives {network_size} classes, dataset `coco` has .*argument `labels`"):
+            as_model(of(network_size), dataset, device=cpu)
+
+
+def test_what_follows_an_at_sign_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTS", "/somewhere")
+    assert split_model("site") == ("site", None)
+    assert split_model("site@${WEIGHTS}/a.safetensors") == ("site", Path("/somewhere/a.safetensors"))
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def test_metrics_take_arguments() -> None:
+    assert resolve_metric("pointing_game?tolerance=1") == PointingGame(tolerance=1)
+    with pytest.raises(ValueError, match="has no argument `tolerence`: did you mean `tolerance`"):
+        resolve_metric("pointing_game?tolerence=1")
+    with pytest.raises(TypeError, match="must be a metric"):
+        resolve_metric(f"{TOYS}:Plain")
