@@ -34,7 +34,9 @@ class Explainer(Protocol):
       `"own"`, what the model says in `own_sums_to`;
     * `reference_input: float`, the value of every element of the reference input, normalised (default 0);
     * `target_free: ClassVar[bool]`, whether it explains a model's whole output vector rather than one of its
-      elements (default false); it is then asked with targets of 0.
+      elements (default false); it is then asked with targets of 0;
+    * `expected_failures: ClassVar[Mapping[str, str]]`, checks of `interpeval conform` that it fails by its nature, with
+      the reason (default none).
     """
 
     def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -36,15 +36,46 @@ def cam_layer(model: nn.Module, inputs: Tensor, name: str | None = None) -> nn.M
     if isinstance(chosen, nn.Module):
         return chosen
     if chosen is not None:
-        return _named(model, str(chosen))
+        return named_layer(model, str(chosen))
     try:
         return _last_spatial(model, inputs[:0])
     except Exception:  # noqa: BLE001  # some layers cannot do without a row, each with an error of its own
         return _last_spatial(model, inputs[:1])
 
 
-def _named(model: nn.Module, name: str) -> nn.Module:
-    """The module of that name."""
+def lacks_feature_map(model: nn.Module, layer: str | None) -> str | None:
+    """Say why a model has no last feature map to read: it is a transformer, whose tokens are none.
+
+    The only spatial output of a vision transformer is its patch embedding, which comes before all it computes; it is
+    read when named.
+
+    Args:
+        model: the model.
+        layer: name of the layer to read, or `None` to go by `cam_layer`.
+
+    Example:
+        >>> lacks_feature_map(nn.Sequential(nn.MultiheadAttention(2, 1)), None)
+        'the model attends to tokens (layer `0`), which are no feature map; name a `layer` with a (B, C, h, w) output'
+        >>> lacks_feature_map(nn.Sequential(nn.MultiheadAttention(2, 1)), "0") is None
+        True
+    """
+    if layer is not None or getattr(model, "cam_layer", None) is not None:
+        return None
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            return (
+                f"the model attends to tokens (layer `{name}`), which are no feature map; name a `layer` with a "
+                "(B, C, h, w) output"
+            )
+    return None
+
+
+def named_layer(model: nn.Module, name: str) -> nn.Module:
+    """Return the module called `name`, as in `model.named_modules()`.
+
+    Raises:
+        ValueError: there is none; the message lists near names.
+    """
     modules = dict(model.named_modules())
     if name in modules:
         return modules[name]

@@ -5,26 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from captum.attr import Deconvolution
 from torch import Tensor, nn
 
 from .base import Reduction
-from .relu_rule import every_relu_is_a_module, lacks_relu
-from .through_captum import attribute_through
+from .relu_rule import lacks_rule, relu_ruled_gradient
 
 
 @dataclass(frozen=True)
 class DeconvNet:
     """Attribute by the gradient that passes every ReLU by being rectified itself.
 
-    At a ReLU the gradient `g` becomes `max(g, 0)`, whatever the sign of the ReLU's input. Only `nn.ReLU` modules can
-    be treated so; other activations keep their gradient, and max-pooling its own.
+    At a ReLU the gradient `g` becomes `max(g, 0)`, whatever the sign of the ReLU's input. ReLU may be
+    spelt as a module or a function; `relu_ruled_gradient` says which other layers are refused. Max-pooling keeps its
+    own gradient.
 
     Attributes:
         reduction: how channels become a heatmap.
 
     Raises:
-        ValueError: the model calls ReLU as a function, or otherwise in a way that `every_relu_is_a_module` refuses.
+        ValueError: the model has no ReLU, or other activations, or hides what it does (`relu_ruled_gradient`).
 
     Example:
         >>> import torch
@@ -45,9 +44,8 @@ class DeconvNet:
 
     def refuses(self, model: nn.Module) -> str | None:
         """Return why this model cannot be explained so, or `None`."""
-        return lacks_relu(model)
+        return lacks_rule(model)
 
     def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the changed gradients, `(B, C, H, W)`; arguments as `Explainer.attribute`."""
-        with every_relu_is_a_module(model):
-            return attribute_through(Deconvolution(model), inputs, targets)
+        return relu_ruled_gradient(model, inputs, targets, "deconvnet")

@@ -8,26 +8,31 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from captum.attr import Attribution, Deconvolution, GuidedBackprop, GuidedGradCam, Saliency
 from torch import Tensor, nn
 
 from .base import Explainer, Reduction
 from .cam_layer import cam_layer
+from .from_pytorch_grad_cam import FromPytorchGradCam, is_of_pytorch_grad_cam, options_of
+from .from_quantus import FromQuantus, is_of_quantus
+from .from_zennit import FromZennit, from_zennit, is_of_zennit
 from .relu_rule import every_relu_is_a_module, lacks_relu
 from .through_captum import attribute_through, gradients_enabled
 
 _ACCEPTED = (
-    "an explainer is an object or a class with `attribute(model, inputs, targets)`, a Captum attribution class, or a "
-    "function `(model, inputs, targets) -> attributions`"
+    "an explainer is an object or a class with `attribute(model, inputs, targets)`, a Captum attribution class, a "
+    "class of pytorch_grad_cam, a composite or attributor class of zennit, or a function "
+    "`(model, inputs, targets) -> attributions`"
 )
 _KNOWN_NEEDS = frozenset({"keys", "masks"})
 _RELU_RULES = (GuidedBackprop, Deconvolution, GuidedGradCam)
 # What the adapter itself hands to a Captum class, and what would change the kind of its result.
 _TAKEN = frozenset({"self", "inputs", "target", "return_convergence_delta"})
+_OF_OTHER_PACKAGES = (FromPytorchGradCam, FromQuantus, FromZennit)
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,12 @@ def ensure_explainer(thing: object, /, **params: object) -> Explainer:
 
     Args:
         thing: an object with `attribute(model, inputs, targets)`, taken as it is; a class of such objects; a Captum
-            attribution class; or a function `(model, inputs, targets) -> attributions`.
+            attribution class; a class of `pytorch_grad_cam`; a composite of zennit, its class, or an attributor class;
+            `quantus.explain`; or a function `(model, inputs, targets) -> attributions`.
         params: arguments of the class's constructor; of the Captum class's `attribute`, besides `layer` and
             `reduction`; or of the function, besides `reduction`. Objects take none. The reduction of Captum classes
             is `"max_abs"` for `Saliency`, `GuidedBackprop` and `Deconvolution`, else `"sum"`; of functions `"sum"`.
+            Those of the other packages are described in `FromPytorchGradCam`, `FromZennit` and `FromQuantus`.
 
     Raises:
         TypeError: `thing` is none of these, or has no such parameter.
@@ -185,6 +192,9 @@ def explainer_facts(explainer: Explainer, model: nn.Module | None = None) -> Exp
 
 def _build(thing: object, params: dict[str, object]) -> Explainer:
     """Choose what kind of thing it is."""
+    adapted = _from_another_package(thing, params)
+    if adapted is not None:
+        return adapted
     if inspect.isclass(thing):
         if issubclass(thing, Attribution):
             return _from_captum(thing, params)
@@ -238,6 +248,31 @@ def _from_captum(method: type[Attribution], params: dict[str, object]) -> FromCa
         options,
         reduction=cast(Reduction, params.get("reduction", "max_abs" if by_magnitude else "sum")),
         layer=cast(str | None, params.get("layer")),
+    )
+
+
+def _from_another_package(thing: object, params: dict[str, object]) -> Explainer | None:
+    """The thing as an explainer, if it comes from a package that an adapter is for (Captum's is below)."""
+    if is_of_zennit(thing):
+        return from_zennit(thing, **cast(dict[str, Any], params))
+    if inspect.isclass(thing) and is_of_pytorch_grad_cam(thing):
+        return _from_pytorch_grad_cam(thing, params)
+    if callable(thing) and is_of_quantus(thing):
+        options = {name: value for name, value in params.items() if name != "reduction"}
+        return FromQuantus(thing, options, cast(Reduction, params.get("reduction", "sum")))
+    return None
+
+
+def _from_pytorch_grad_cam(method: type, params: dict[str, object]) -> FromPytorchGradCam:
+    """The class of pytorch_grad_cam as an explainer, with its options checked."""
+    own = {"layer", "reduction"}
+    _check_names(method.__name__, params, options_of(method) | own)
+    options = {name: value for name, value in params.items() if name not in own}
+    return FromPytorchGradCam(
+        method,
+        options,
+        layer=cast(str | None, params.get("layer")),
+        reduction=cast(Reduction, params.get("reduction", "none")),
     )
 
 
@@ -312,6 +347,8 @@ def _check_needs(explainer: Explainer) -> None:
 
 def _configuration(explainer: Explainer) -> dict[str, object]:
     """The fields of an explainer; of an adapter, those of what it adapts."""
+    if isinstance(explainer, _OF_OTHER_PACKAGES):
+        return explainer.configuration
     if isinstance(explainer, FromFunction):
         return {"reduction": explainer.reduction, **explainer.options}
     if isinstance(explainer, FromCaptum):
@@ -345,10 +382,22 @@ def _source_digest(explainer: Explainer) -> str:
         origin = explainer.method
     elif isinstance(explainer, FromFunction):
         origin = explainer.function
+    elif isinstance(explainer, _OF_OTHER_PACKAGES):
+        origin = explainer.adapted
     source = _source(origin) or _source(getattr(origin, "attribute", None))
     if b"captum" in source:
         source += version("captum").encode()
+    if isinstance(explainer, _OF_OTHER_PACKAGES):
+        source += _version(explainer.package)
     return _short(source) if source else ""
+
+
+def _version(package: str) -> bytes:
+    """The version of a package that may be absent: functions as Quantus takes them do not need Quantus."""
+    try:
+        return version(package).encode()
+    except PackageNotFoundError:
+        return b""
 
 
 def _source(thing: object) -> bytes:

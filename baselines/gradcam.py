@@ -9,7 +9,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from .base import Reduction
-from .cam_layer import cam_layer
+from .cam_layer import cam_layer, lacks_feature_map
 from .through_captum import attribute_through
 
 
@@ -43,6 +43,10 @@ class GradCam:
 
     reduction: Reduction = "none"
     layer: str | None = None
+
+    def refuses(self, model: nn.Module) -> str | None:
+        """Return why this model cannot be explained so, or `None`."""
+        return lacks_feature_map(model, self.layer)
 
     def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the maps, `(B, 1, h, w)`; arguments as `Explainer.attribute`."""

@@ -5,26 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from captum.attr import GuidedBackprop as CaptumGuidedBackprop
 from torch import Tensor, nn
 
 from .base import Reduction
-from .relu_rule import every_relu_is_a_module, lacks_relu
-from .through_captum import attribute_through
+from .relu_rule import lacks_rule, relu_ruled_gradient
 
 
 @dataclass(frozen=True)
 class GuidedBackprop:
     """Attribute by the gradient whose negative part is cut off wherever it passes a ReLU.
 
-    At a ReLU with input `z` the gradient `g` becomes `max(g, 0) · [z > 0]`. Only `nn.ReLU` modules can be treated
-    so; other activations keep their gradient.
+    At a ReLU with input `z` the gradient `g` becomes `max(g, 0) · [z > 0]`. ReLU may be spelt as a
+    module or a function; `relu_ruled_gradient` says which other layers are refused.
 
     Attributes:
         reduction: how channels become a heatmap.
 
     Raises:
-        ValueError: the model calls ReLU as a function, or otherwise in a way that `every_relu_is_a_module` refuses.
+        ValueError: the model has no ReLU, or other activations, or hides what it does (`relu_ruled_gradient`).
 
     Example:
         >>> import torch
@@ -45,9 +43,8 @@ class GuidedBackprop:
 
     def refuses(self, model: nn.Module) -> str | None:
         """Return why this model cannot be explained so, or `None`."""
-        return lacks_relu(model)
+        return lacks_rule(model)
 
     def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the changed gradients, `(B, C, H, W)`; arguments as `Explainer.attribute`."""
-        with every_relu_is_a_module(model):
-            return attribute_through(CaptumGuidedBackprop(model), inputs, targets)
+        return relu_ruled_gradient(model, inputs, targets, "guided")

@@ -1,17 +1,158 @@
-"""Guarding the methods that change the backward pass of ReLU: they see `nn.ReLU` modules and nothing else."""
+"""Rules that change the backward pass of ReLU, however the model spells it.
+
+`relu_ruled_gradient` changes it where autograd has recorded a ReLU. Captum's own classes, which users may hand in, see
+`nn.ReLU` modules and nothing else: `every_relu_is_a_module` guards those.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import Node
 from torch.nn.modules import activation
 from torch.utils.hooks import RemovableHandle
 
+from .gradient_graph import ModuleCalls, is_custom, module_calls, nodes_between
+from .through_captum import gradients_enabled
+
+Rule = Literal["guided", "deconvnet"]
+
+# Operations that cut off below 0 if their lower bound is 0; ReLU itself has none.
+_BOUNDED = {
+    "HardtanhBackward0": "_saved_min_val",
+    "ClampMinBackward0": "_saved_min",
+    "ClampBackward1": "_saved_min",
+    "ThresholdBackward0": "_saved_threshold",
+}
+_OTHER_ACTIVATIONS = frozenset({
+    "CeluBackward0", "EluBackward0", "GeluBackward0", "GluBackward0", "HardshrinkBackward0", "HardsigmoidBackward0",
+    "HardswishBackward0", "HardtanhBackward0", "LeakyReluBackward0", "LogSigmoidBackward0", "LogSoftmaxBackward0",
+    "MishBackward0", "PreluKernelBackward0", "RreluWithNoiseBackward0", "SigmoidBackward0", "SiluBackward0",
+    "SoftmaxBackward0", "SoftplusBackward0", "SoftshrinkBackward0", "TanhBackward0",
+})  # fmt: skip
+_CLASSIFIERS = (nn.Sigmoid, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.Tanh)
 _NOT_RECTIFYING = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
+
+
+def relu_ruled_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, rule: Rule) -> Tensor:
+    """Compute the gradient of the target's logit, with another backward pass of ReLU.
+
+    At a ReLU with input `z` the gradient `g` becomes `max(g, 0) · [z > 0]` (`"guided"`) or `max(g, 0)`
+    (`"deconvnet"`). The rule is set on the operations that autograd recorded between the inputs and the logits. It
+    therefore holds for `nn.ReLU`, `F.relu`, `torch.relu` and `Tensor.relu` alike, in place or not, re-used or sharing
+    its input, and the model is not touched. ReLU6 and the like, which have an upper bound as well, count as ReLU, with
+    `[z > 0]` narrowed to where they are not at their bound. So does `clamp` from 0 on, which passes at `z = 0` itself.
+
+    Args:
+        model: the model.
+        inputs: `(B, C, H, W)` floating point.
+        targets: `(B,)` int64.
+        rule: `"guided"` or `"deconvnet"`.
+
+    Returns:
+        `(B, C, H, W)`, cut off from the gradient graph.
+
+    Raises:
+        ValueError: there is no ReLU between the inputs and the logits, or another activation, or something that hides
+            what it does: a `torch.autograd.Function` or a change in place of a part of a tensor. An activation as the
+            very last operation, such as softmax, is let be.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        >>> model[2].weight.data = torch.tensor([[1.0, 1.0]])
+        >>> inputs, targets = torch.tensor([[[[3.0, -4.0]]]]), torch.tensor([0])
+        >>> relu_ruled_gradient(model, inputs, targets, "guided")
+        tensor([[[[1., 0.]]]])
+        >>> relu_ruled_gradient(model, inputs, targets, "deconvnet")
+        tensor([[[[1., 1.]]]])
+    """
+    with gradients_enabled():
+        leaf = inputs.detach().clone().requires_grad_()
+        with module_calls(model) as calls:
+            # A copy goes in, because a leaf cannot be changed in place.
+            logits: Tensor = model(leaf.clone())
+        for node in _rectifiers(nodes_between(leaf, logits), logits, calls):
+            if rule == "guided":
+                node.register_prehook(_rectified)
+            else:
+                node.register_hook(_rectified_instead)
+        (gradient,) = torch.autograd.grad(logits.gather(1, targets.clone()[:, None]).sum(), leaf)
+    return gradient
+
+
+def _rectified(gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Cut off the negative part."""
+    return tuple(gradient.clamp(min=0) for gradient in gradients)
+
+
+def _rectified_instead(_: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Put the rectified gradients in place of what the operation made of them."""
+    return _rectified(gradients)
+
+
+def _rectifiers(nodes: Collection[Node], logits: Tensor, calls: ModuleCalls) -> list[Node]:
+    """The ReLUs among some operations, of which none may be another activation."""
+    found: list[Node] = []
+    for node in nodes:
+        name = node.name()
+        if name == "ReluBackward0" or (name in _BOUNDED and getattr(node, _BOUNDED[name]) == 0):
+            found.append(node)
+        elif (name in _OTHER_ACTIVATIONS or "Attention" in name) and node is not logits.grad_fn:
+            raise ValueError(
+                f"the rule is defined for ReLU, but {_where(node, calls)} has another activation, "
+                f"`{name.partition('Backward')[0]}`; use a method that does not depend on the activation"
+            )
+        elif is_custom(node) or "CopySlices" in name:
+            raise ValueError(
+                f"what {_where(node, calls)} does cannot be seen, so it may hide a ReLU: `{name}`; write it without "
+                "`torch.autograd.Function` and without changing a view in place"
+            )
+    if not found:
+        raise ValueError("no ReLU lies between the input and the logits, so this would be the plain gradient")
+    return found
+
+
+def _where(node: Node, calls: ModuleCalls) -> str:
+    """Say in which layer an operation took place."""
+    owner = calls.owner(node)
+    return f"layer `{owner}`" if owner else "the model itself"
+
+
+def lacks_rule(model: nn.Module) -> str | None:
+    """Say why a ReLU rule does not apply to a model: it has other activations, or attention.
+
+    Activations that are called as functions show in the forward pass only, where `relu_ruled_gradient` finds them.
+    Those that may serve as the last operation (softmax, sigmoid, tanh) are left to it too.
+
+    Example:
+        >>> lacks_rule(nn.Sequential(nn.Linear(2, 2), nn.GELU()))
+        'the rule is defined for ReLU, and the model has other activations: `1` (GELU)'
+        >>> lacks_rule(nn.Sequential(nn.ReLU(), nn.ReLU6(), nn.Softmax(1))) is None
+        True
+    """
+    others = [
+        f"`{name}` ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if type(module).__module__ == activation.__name__ and not _covered(module)
+    ]
+    if not others:
+        return None
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return f"the rule is defined for ReLU, and the model has other activations: {', '.join(others[:3])}{more}"
+
+
+def _covered(module: nn.Module) -> bool:
+    """Whether an activation module is a ReLU, or may be the last operation."""
+    if isinstance(module, nn.Hardtanh):
+        return module.min_val == 0
+    if isinstance(module, nn.Threshold):
+        return module.threshold == 0
+    return isinstance(module, (nn.ReLU, *_CLASSIFIERS))
 
 
 def lacks_relu(model: nn.Module) -> str | None:
@@ -90,7 +231,7 @@ class _Watch:
         """After the whole model: compare with what is in the graph."""
         if not inputs[0].requires_grad:  # a pass whose gradient stops at a layer: Grad-CAM's half of guided Grad-CAM
             return
-        nodes = _nodes_between(inputs[0], output)
+        nodes = nodes_between(inputs[0], output)
         if any(node.name() == "ReluBackward0" and node not in self.hooked for node in nodes):
             raise ValueError(
                 "the model calls ReLU as a function (`torch.relu`, `F.relu` or `Tensor.relu`), whose backward pass "
@@ -104,31 +245,3 @@ class _Watch:
                 "the input of an in-place `nn.ReLU` is used elsewhere too, where Captum's hooks would change it; give "
                 "the module `inplace=False` if that leaves the logits as they are"
             )
-
-
-def _nodes_between(leaf: Tensor, output: Tensor) -> set[Node]:
-    """The operations through which `output` depends on `leaf`."""
-    users: dict[Node, list[Node]] = defaultdict(list)
-    _reach(get_gradient_edge(output).node, users)
-    start = get_gradient_edge(leaf).node
-    found, ahead = {start}, [start]
-    while ahead:
-        for user in users.get(ahead.pop(), ()):
-            if user not in found:
-                found.add(user)
-                ahead.append(user)
-    return found
-
-
-def _reach(root: Node, users: dict[Node, list[Node]]) -> None:
-    """Fill in which operations use the result of each operation that `root` depends on."""
-    seen, ahead = {root}, [root]
-    while ahead:
-        node = ahead.pop()
-        for source, _ in node.next_functions:
-            if source is None:
-                continue
-            users[source].append(node)
-            if source not in seen:
-                seen.add(source)
-                ahead.append(source)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from .conformance import CheckResult
     from .run import Outcome
     from .suite import Suite
 
@@ -119,6 +120,61 @@ def status_command(folder: Path) -> None:
     click.echo(f"\n{finished} of {planned} units finished; started {content['started']}, ended {ended}")
     for failure in content["failures"]:
         click.echo(f"failed: {failure['explainer'] or failure['model']}: {failure['message']}")
+
+
+@main.command("conform")
+@click.argument("explainer")
+@click.option("--model", metavar="M[@weights]", help="Model to explain, with --dataset. Default: a small network.")
+@click.option("--dataset", metavar="D", help="Dataset whose first samples are explained, with --model.")
+@click.option("--device", default="cpu", show_default=True, help="`auto`, `cpu`, `cuda`, `cuda:1`, …")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def conform_command(explainer: str, model: str | None, dataset: str | None, device: str, as_json: bool) -> None:
+    """Check that an explainer behaves: shapes, batches, targets, repeatability, the model given back, and more.
+
+    EXPLAINER is a name from `interpeval list explainers`, or the place of your own: `path/to/file.py:Name`. A failure
+    that the explainer states in `expected_failures` counts as none.
+    Exit codes: 0 no check failed, 2 unusable input or a model that the explainer refuses, 3 some checks failed.
+    """
+    results = _guarded(lambda: _conformance(explainer, model, dataset, device))
+    if as_json:
+        click.echo(json.dumps([result._asdict() for result in results], indent=2))
+    else:
+        _report_checks(results)
+    outcomes = {result.outcome for result in results}
+    sys.exit(FAULTY if "failed" in outcomes else UNUSABLE if outcomes == {"skipped"} else 0)
+
+
+def _conformance(explainer: str, model: str | None, dataset: str | None, device: str) -> list[CheckResult]:
+    """Check an explainer on the default network, or on a model and the first samples of a dataset."""
+    from .conformance import check_explainer
+    from .evaluation import choose_device
+
+    place = choose_device(device)
+    if model is None and dataset is None:
+        return check_explainer(explainer, device=place)
+    if model is None or dataset is None:
+        raise ValueError("`--model` and `--dataset` must be given together: a model is checked on images made for it")
+    from .resolve import resolve_dataset, resolve_model
+
+    data = resolve_dataset(dataset)
+    batch = data.take(range(min(4, len(data))))
+    network = resolve_model(model, data, seed=0, device=place, progress=True).module
+    masks = None if batch.masks is None else batch.masks.to(place)
+    return check_explainer(explainer, network, batch.images.to(place), masks=masks)
+
+
+def _report_checks(results: list[CheckResult]) -> None:
+    """Print a table of the checks, and how many ended how."""
+    from collections import Counter
+
+    from tabulate import tabulate
+
+    rows = [(result.name, result.outcome, _printable(result.message)) for result in results]
+    click.echo(
+        tabulate(rows, headers=("check", "outcome", "message"), tablefmt="simple", maxcolwidths=(None, None, 80))
+    )
+    counts = Counter(result.outcome for result in results)
+    click.echo("\n" + ", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
 
 
 def _suite(name: str | None, options: dict[str, Any]) -> Suite:

@@ -18,6 +18,7 @@ SCRIPT = """
 import doctest, importlib, json, sys
 import torch
 from interpeval.bench import catalog
+from interpeval.bench.conformance import check_explainer
 from interpeval.bench.evaluation import evaluate
 
 torch.set_num_threads(1)
@@ -27,6 +28,7 @@ table = found.summary()
 print(json.dumps({
     "listed": sorted(entry.module for kind in catalog.KINDS for entry in catalog.entries(kind).values()),
     "files": [module.__file__ for module in modules],
+    "checks": [result.outcome for result in check_explainer("squared_gradient")],
     "doctests": [tuple(doctest.testmod(module)) for module in modules],
     "values": [[row["explainer"], row["metric"], row["value"]] for row in table.to_dict("records")],
 }))
@@ -88,6 +90,10 @@ def test_examples_in_docstrings_hold(outcome):
     failures, attempts = zip(*outcome["doctests"], strict=True)
     assert failures == (0, 0, 0, 0)
     assert sum(attempts) == 2
+
+
+def test_the_explainer_conforms(outcome):
+    assert set(outcome["checks"]) == {"passed"}
 
 
 def test_scores_are_those_known_by_hand(outcome):

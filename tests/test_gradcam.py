@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
+from torchvision.models.vision_transformer import VisionTransformer
 
 from interpeval.baselines.base import heatmap
 from interpeval.baselines.cam_layer import cam_layer
 from interpeval.baselines.gradcam import GradCam
+from interpeval.baselines.guided_gradcam import GuidedGradCam
+from interpeval.baselines.scorecam import ScoreCam
 
 Part = Callable[[Tensor], Tensor]
 
@@ -173,3 +176,13 @@ def test_unknown_and_unfit_layers_are_named() -> None:
         GradCam(layer="fc").attribute(model, inputs, targets)
     with pytest.raises(ValueError, match="no module of the model has"):
         GradCam().attribute(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(1, 1, 2, 2), targets)
+
+
+@pytest.mark.parametrize("explainer", [GradCam(), GuidedGradCam(), ScoreCam()], ids=lambda one: one.name)
+def test_the_tokens_of_a_transformer_are_no_feature_map(explainer: GradCam | GuidedGradCam | ScoreCam) -> None:
+    model = VisionTransformer(16, 4, 1, 2, 8, 16, num_classes=3).eval()
+    assert explainer.refuses(model) is not None
+    assert explainer.refuses(plain()) is None
+    if not isinstance(explainer, GuidedGradCam):  # whose other half the GELU stops
+        assert "attends to tokens" in explainer.refuses(model)
+        assert type(explainer)(layer="conv_proj").refuses(model) is None

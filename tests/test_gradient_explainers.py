@@ -1,4 +1,4 @@
-"""`gradient`, `input_x_gradient`, `integrated_gradients`, and how all that goes through Captum behaves."""
+"""`gradient`, `input_x_gradient`, `integrated_gradients`, and how every explainer that takes gradients behaves."""
 
 from __future__ import annotations
 
@@ -11,22 +11,32 @@ import torch
 from torch import Tensor, nn
 
 from interpeval.baselines.base import Explainer
+from interpeval.baselines.contrastive_excitation_backprop import ContrastiveExcitationBackprop
 from interpeval.baselines.deconvnet import DeconvNet
+from interpeval.baselines.elementwise_gradcam import ElementwiseGradCam
+from interpeval.baselines.excitation_backprop import ExcitationBackprop
+from interpeval.baselines.fullgrad import FullGrad
 from interpeval.baselines.gradcam import GradCam
 from interpeval.baselines.gradient import Gradient
 from interpeval.baselines.guided_backprop import GuidedBackprop
 from interpeval.baselines.input_x_gradient import InputXGradient
 from interpeval.baselines.integrated_gradients import IntegratedGradients
+from interpeval.baselines.linear_approximation import LinearApproximation
 
-THROUGH_CAPTUM: list[Explainer] = [
+BY_GRADIENTS: list[Explainer] = [
     Gradient(),
     InputXGradient(),
     GuidedBackprop(),
     DeconvNet(),
     IntegratedGradients(n_steps=7),
     GradCam(),
+    ElementwiseGradCam(),
+    LinearApproximation(),
+    FullGrad(),
+    ExcitationBackprop(),
+    ContrastiveExcitationBackprop(),
 ]
-every_explainer = pytest.mark.parametrize("explainer", THROUGH_CAPTUM, ids=lambda explainer: explainer.name)
+every_explainer = pytest.mark.parametrize("explainer", BY_GRADIENTS, ids=lambda explainer: explainer.name)
 WEIGHTS = torch.tensor([[1.0, -2.0, 3.0, 0.5, -1.5, 2.5], [-0.25, 4.0, 0.0, -3.0, 1.0, 5.0]])
 
 
