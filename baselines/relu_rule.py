@@ -29,13 +29,14 @@ _BOUNDED = {
     "ClampBackward1": "_saved_min",
     "ThresholdBackward0": "_saved_threshold",
 }
+# Activations in the place of ReLU for which no rule is published. Sigmoid, tanh and softmax rectify nothing: they keep
+# their derivative.
 _OTHER_ACTIVATIONS = frozenset({
-    "CeluBackward0", "EluBackward0", "GeluBackward0", "GluBackward0", "HardshrinkBackward0", "HardsigmoidBackward0",
-    "HardswishBackward0", "HardtanhBackward0", "LeakyReluBackward0", "LogSigmoidBackward0", "LogSoftmaxBackward0",
-    "MishBackward0", "PreluKernelBackward0", "RreluWithNoiseBackward0", "SigmoidBackward0", "SiluBackward0",
-    "SoftmaxBackward0", "SoftplusBackward0", "SoftshrinkBackward0", "TanhBackward0",
+    "CeluBackward0", "EluBackward0", "GeluBackward0", "GluBackward0", "HardshrinkBackward0", "HardswishBackward0",
+    "HardtanhBackward0", "LeakyReluBackward0", "MishBackward0", "PreluKernelBackward0", "RreluWithNoiseBackward0",
+    "SiluBackward0", "SoftplusBackward0", "SoftshrinkBackward0",
 })  # fmt: skip
-_CLASSIFIERS = (nn.Sigmoid, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.Tanh)
+_SQUASHING = (nn.Sigmoid, nn.LogSigmoid, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.Tanh)
 _NOT_RECTIFYING = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
 
@@ -58,9 +59,9 @@ def relu_ruled_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, rule:
         `(B, C, H, W)`, cut off from the gradient graph.
 
     Raises:
-        ValueError: there is no ReLU between the inputs and the logits, or another activation, or something that hides
-            what it does: a `torch.autograd.Function` or a change in place of a part of a tensor. An activation as the
-            very last operation, such as softmax, is let be.
+        ValueError: there is no ReLU between the inputs and the logits, or another activation in its place (such as
+            GELU), or something that hides what it does: a `torch.autograd.Function` or a change in place of a part of
+            a tensor. Sigmoid, tanh and softmax keep their derivative.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(2, 1, bias=False))
@@ -76,7 +77,7 @@ def relu_ruled_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, rule:
         with module_calls(model) as calls:
             # A copy goes in, because a leaf cannot be changed in place.
             logits: Tensor = model(leaf.clone())
-        for node in _rectifiers(nodes_between(leaf, logits), logits, calls):
+        for node in _rectifiers(nodes_between(leaf, logits), calls):
             if rule == "guided":
                 node.register_prehook(_rectified)
             else:
@@ -95,14 +96,14 @@ def _rectified_instead(_: Sequence[Tensor], gradients: Sequence[Tensor]) -> tupl
     return _rectified(gradients)
 
 
-def _rectifiers(nodes: Collection[Node], logits: Tensor, calls: ModuleCalls) -> list[Node]:
+def _rectifiers(nodes: Collection[Node], calls: ModuleCalls) -> list[Node]:
     """The ReLUs among some operations, of which none may be another activation."""
     found: list[Node] = []
     for node in nodes:
         name = node.name()
         if name == "ReluBackward0" or (name in _BOUNDED and getattr(node, _BOUNDED[name]) == 0):
             found.append(node)
-        elif (name in _OTHER_ACTIVATIONS or "Attention" in name) and node is not logits.grad_fn:
+        elif name in _OTHER_ACTIVATIONS or "Attention" in name:
             raise ValueError(
                 f"the rule is defined for ReLU, but {_where(node, calls)} has another activation, "
                 f"`{name.partition('Backward')[0]}`; use a method that does not depend on the activation"
@@ -127,7 +128,7 @@ def lacks_rule(model: nn.Module) -> str | None:
     """Say why a ReLU rule does not apply to a model: it has other activations, or attention.
 
     Activations that are called as functions show in the forward pass only, where `relu_ruled_gradient` finds them.
-    Those that may serve as the last operation (softmax, sigmoid, tanh) are left to it too.
+    Sigmoid, tanh and softmax rectify nothing and are let be.
 
     Example:
         >>> lacks_rule(nn.Sequential(nn.Linear(2, 2), nn.GELU()))
@@ -147,12 +148,12 @@ def lacks_rule(model: nn.Module) -> str | None:
 
 
 def _covered(module: nn.Module) -> bool:
-    """Whether an activation module is a ReLU, or may be the last operation."""
+    """Whether an activation module is a ReLU, or rectifies nothing."""
     if isinstance(module, nn.Hardtanh):
         return module.min_val == 0
     if isinstance(module, nn.Threshold):
         return module.threshold == 0
-    return isinstance(module, (nn.ReLU, *_CLASSIFIERS))
+    return isinstance(module, (nn.ReLU, *_SQUASHING))
 
 
 def lacks_relu(model: nn.Module) -> str | None:

@@ -325,7 +325,6 @@ class Calling(nn.Module):
         (F.silu, "layer `1` has another activation, `Silu`"),
         (F.leaky_relu, "layer `1` has another activation, `LeakyRelu`"),
         (F.hardtanh, "layer `1` has another activation, `Hardtanh`"),
-        (lambda x: x.softmax(1), "layer `1` has another activation, `Softmax`"),
         (lambda x: F.scaled_dot_product_attention(x, x, x), "layer `1` has another activation, `ScaledDotProduct"),
         (Hidden.apply, "what layer `1` does cannot be seen, so it may hide a ReLU: `HiddenBackward`"),
         (lambda x: x.view(len(x), -1).relu_(), "layer `.*` does cannot be seen, so .*: .*CopySlices"),
@@ -339,9 +338,13 @@ def test_other_functions_are_an_error_that_names_the_layer(explainer: Explainer,
 
 
 @both
-def test_the_last_operation_may_be_a_softmax(explainer: Explainer) -> None:
+@pytest.mark.parametrize("squash", [nn.Sigmoid(), nn.Tanh(), nn.Softmax(1), nn.LogSoftmax(1)])
+@pytest.mark.parametrize("last", [False, True])
+def test_what_rectifies_nothing_keeps_its_derivative(explainer: Explainer, squash: nn.Module, last: bool) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.LogSoftmax(1)).double()
+    rest = [nn.ReLU(), nn.Linear(5, 3), squash] if last else [squash, nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), *rest).double()
+    assert explainer.refuses(model) is None
     inputs, targets = torch.randn(2, 1, 2, 2).double(), torch.tensor([0, 2])
     torch.testing.assert_close(explainer.attribute(model, inputs, targets), restated(model, inputs, targets, explainer))
 
