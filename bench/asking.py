@@ -15,7 +15,7 @@ from ..baselines.ensure import ExplainerFacts, explainer_facts
 from ..datasets.philox import derived_keys, random_words
 from ..metrics.base import Inputs
 from .generators import GeneratorState, seeded
-from .guard import ModelGuard
+from .guard import ModelGuard, listed
 from .micro_batch import MicroBatch
 from .passes import PassCounter
 
@@ -163,8 +163,7 @@ class Asking:
         finally:
             changes = guard.restore()
             if changes:
-                listed = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
-                self.faults.add("model changed", f"left changed, and the engine restored: {listed}")
+                self.faults.add("model changed", f"left changed, and the engine restored: {listed(changes)}")
         return _checked(attributions, given.images)[:count]
 
     def _extras(self, inputs: Inputs) -> dict[str, Tensor | None]:

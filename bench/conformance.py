@@ -16,7 +16,7 @@ from ..baselines.base import Explainer
 from ..baselines.ensure import ExplainerFacts, ensure_explainer, explainer_facts
 from ..datasets.philox import sample_keys, uniform
 from .generators import GeneratorState, seeded
-from .guard import ModelGuard
+from .guard import ModelGuard, listed
 from .resolve import resolve_explainer
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def _check_gradients_left_behind(subject: Subject) -> None:
     if found.requires_grad:
         left.append("the gradient graph of the attribution (`detach` it)")
     if left:
-        raise NonConformance(f"left behind: {_listed(left)}")
+        raise NonConformance(f"left behind: {listed(left)}")
 
 
 def _check_model_unchanged(subject: Subject) -> None:
@@ -348,7 +348,7 @@ def _check_model_unchanged(subject: Subject) -> None:
         subject.ask_about(subject.inputs.clone(), subject.targets.clone(), subject.extras)
         changes = [change for change in guard.restore() if not change.startswith("gradient")]
     if changes:
-        raise NonConformance(f"left changed: {_listed(changes)}")
+        raise NonConformance(f"left changed: {listed(changes)}")
 
 
 def _check_model_unchanged_after_error(subject: Subject) -> None:
@@ -360,7 +360,7 @@ def _check_model_unchanged_after_error(subject: Subject) -> None:
                 subject.ask()
             changes = guard.restore()
         if changes and has_raised():
-            raise NonConformance(f"left changed when call {calls + 1} of the model raised: {_listed(changes)}")
+            raise NonConformance(f"left changed when call {calls + 1} of the model raised: {listed(changes)}")
 
 
 _CHECKS: tuple[Check, ...] = (
@@ -559,10 +559,6 @@ def _apart(found: Tensor, expected: Tensor) -> float:
     difference = (found - expected).abs().flatten(1).amax(dim=1)
     scale = expected.abs().flatten(1).amax(dim=1)
     return float(torch.where(difference == 0, 0, difference / scale).max())
-
-
-def _listed(changes: Sequence[str]) -> str:
-    return ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -128,6 +129,16 @@ class _WatchedTensor:
             self.grad.data.copy_(self.grad_copy)
         self.tensor.grad = self.grad
         return True
+
+
+def listed(changes: Sequence[str]) -> str:
+    """Name the first three of some changes, and say how many more there are.
+
+    Example:
+        >>> listed(["hook on `a`", "hook on `b`", "hook on `c`", "hook on `d`"])
+        'hook on `a`, hook on `b`, hook on `c` and 1 more'
+    """
+    return ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
