@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
+
+from .option_checks import check_word
 
 Score = Literal["softmax", "sigmoid", "logit"]
 
@@ -28,12 +30,11 @@ def class_score(logits: Tensor, target: Tensor | int, score: Score) -> Tensor:
         >>> class_score(torch.tensor([[0.0, 0.0], [5.0, 3.0]]), 1, "logit").tolist()
         [0.0, 3.0]
     """
+    check_word("score", score, get_args(Score))
     if score == "softmax":
         if logits.shape[1] == 1:
             raise ValueError('`score="softmax"` needs two classes or more, the model has one output; use "logit"')
         return logits.softmax(dim=1)[:, target]
     if score == "sigmoid":
         return logits[:, target].sigmoid()
-    if score == "logit":
-        return logits[:, target]
-    raise ValueError(f'`score` must be one of "softmax", "sigmoid", "logit"; was {score!r}')
+    return logits[:, target]

@@ -20,6 +20,7 @@ from .cam_layer import cam_layer
 from .from_pytorch_grad_cam import FromPytorchGradCam, is_of_pytorch_grad_cam, options_of
 from .from_quantus import FromQuantus, is_of_quantus
 from .from_zennit import FromZennit, from_zennit, is_of_zennit
+from .option_checks import check_word
 from .relu_rule import every_relu_is_a_module, lacks_relu
 from .through_captum import attribute_through, gradients_enabled
 
@@ -158,8 +159,8 @@ def ensure_explainer(thing: object, /, **params: object) -> Explainer:
     """
     explainer = _build(thing, params)
     reduction = getattr(explainer, "reduction", None)
-    if reduction is not None and reduction not in get_args(Reduction):
-        raise ValueError(f"`reduction` must be one of {', '.join(get_args(Reduction))}; was {reduction!r}")
+    if reduction is not None:
+        check_word("reduction", reduction, get_args(Reduction))
     _check_needs(explainer)
     return explainer
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..datasets.philox import uniform
+from .option_checks import check_word
 
 Enlargement = Literal["rise", "torchray", "relax"]
 
@@ -107,6 +108,7 @@ def scored_masks(
 
 def _windows(side: int, n_cells: int, enlargement: Enlargement) -> Tensor:
     """`(shifts, side, s)` float64: the interpolation weights of every window that may be cut."""
+    check_word("enlargement", enlargement, get_args(Enlargement))
     cell = math.ceil(side / n_cells)
     if enlargement == "rise":
         enlarged = _interpolation((n_cells + 1) * cell, n_cells / ((n_cells + 1) * cell), n_cells, mirrored=True)
@@ -115,15 +117,13 @@ def _windows(side: int, n_cells: int, enlargement: Enlargement) -> Tensor:
         length = side + cell
         enlarged = _interpolation(length, 1 / math.ceil(length / n_cells), n_cells, mirrored=True)
         shifts = cell
-    elif enlargement == "relax":
+    else:
         frame = n_cells // 2
         if frame >= side:
             raise ValueError(f"`n_cells` must be below {2 * side} for an image of {side} pixels, was {n_cells}")
         inner = _interpolation(side, n_cells / side, n_cells, mirrored=False)
         enlarged = F.pad(inner.T[None], (frame, frame), mode="reflect")[0].T
         shifts = 2 * frame + 1
-    else:
-        raise ValueError(f'`enlargement` must be one of "rise", "torchray", "relax"; was {enlargement!r}')
     return enlarged.unfold(0, side, 1)[:shifts].mT.contiguous()
 
 

@@ -9,6 +9,7 @@ from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from torch import Tensor, nn
 
 from .base import Reduction
+from .option_checks import check_counts, check_word
 from .through_captum import attribute_through
 
 Quadrature = Literal["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"]
@@ -54,10 +55,8 @@ class IntegratedGradients:
 
     def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the integrals, `(B, C, H, W)`; arguments as `Explainer.attribute`."""
-        if self.n_steps < 1:
-            raise ValueError(f"`n_steps` must be at least 1, was {self.n_steps}")
-        if self.method not in get_args(Quadrature):
-            raise ValueError(f"`method` must be one of {', '.join(get_args(Quadrature))}; was {self.method!r}")
+        check_counts(n_steps=self.n_steps)
+        check_word("method", self.method, get_args(Quadrature))
         return attribute_through(
             CaptumIntegratedGradients(model),
             inputs,

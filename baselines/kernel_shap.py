@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..datasets.philox import permutation, uniform
 from .base import Reduction
+from .option_checks import check_counts, given_keys
 from .segments import Segments, segment, share
 
 
@@ -73,11 +74,8 @@ class KernelShap:
             targets: `(B,)` int64.
             keys: `(B,)` int64 sample keys.
         """
-        if keys is None:
-            raise ValueError("`keys` must be given: `kernel_shap` draws by the samples' keys")
-        for option in ("n_samples", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"`{option}` must be at least 1, was {getattr(self, option)}")
+        keys = given_keys(keys, "kernel_shap")
+        check_counts(n_samples=self.n_samples, batch_size=self.batch_size)
         labels = segment(inputs, self.segments, n_segments=self.n_segments)
         rows = zip(inputs, targets, labels, keys.to(inputs.device).split(1), strict=True)
         with torch.no_grad():

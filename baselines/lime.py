@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..datasets.philox import random_words
 from .base import Reduction
+from .option_checks import check_counts, given_keys
 from .segments import Segments, paint, segment
 from .through_captum import attribute_through
 
@@ -76,11 +77,8 @@ class Lime:
             targets: `(B,)` int64.
             keys: `(B,)` int64 sample keys.
         """
-        if keys is None:
-            raise ValueError("`keys` must be given: `lime` draws by the samples' keys")
-        for option in ("n_samples", "batch_size"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"`{option}` must be at least 1, was {getattr(self, option)}")
+        keys = given_keys(keys, "lime")
+        check_counts(n_samples=self.n_samples, batch_size=self.batch_size)
         labels = segment(inputs, self.segments, n_segments=self.n_segments)
         rows = zip(inputs.split(1), targets.split(1), labels, keys.to(inputs.device).split(1), strict=True)
         return torch.stack([self._map(model, *row) for row in rows])

@@ -10,6 +10,7 @@ from captum.attr import Occlusion as CaptumOcclusion
 from torch import Tensor, nn
 
 from .base import Reduction
+from .option_checks import check_counts
 from .through_captum import attribute_through
 
 
@@ -58,9 +59,7 @@ class Occlusion:
         channels, height, width = inputs.shape[1:]
         window = -(-min(height, width) // 7) if self.window is None else self.window
         stride = -(-window // 2) if self.stride is None else self.stride
-        for option, value in (("window", window), ("stride", stride), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise ValueError(f"`{option}` must be at least 1, was {value}")
+        check_counts(window=window, stride=stride, batch_size=self.batch_size)
         if window > min(height, width):
             raise ValueError(f"`window` must fit into the image of {height}×{width} pixels, was {window}")
         if stride > window:

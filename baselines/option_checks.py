@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 
 def check_counts(**counts: int) -> None:
     """Check that options that count something are at least 1.
@@ -28,5 +30,15 @@ def check_word(name: str, found: object, words: Sequence[str]) -> None:
         ValueError: it does not.
     """
     if found not in words:
-        listed = ", ".join(f'"{word}"' for word in words)
-        raise ValueError(f"`{name}` must be one of {listed}; was {found!r}")
+        raise ValueError(f"`{name}` must be one of {', '.join(words)}; was {found!r}")
+
+
+def given_keys(keys: Tensor | None, explainer: str) -> Tensor:
+    """Return the samples' keys that an explainer draws by, which it states in `needs`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if keys is None:
+        raise ValueError(f"`keys` must be given: `{explainer}` draws by the samples' keys")
+    return keys

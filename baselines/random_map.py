@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..datasets.philox import uniform
 from .base import Reduction
+from .option_checks import given_keys
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class RandomMap:
             keys: `(B,)` int64 sample keys.
         """
         del model, targets
-        if keys is None:
-            raise ValueError("`keys` must be given: the `random` control draws by the samples' keys")
+        keys = given_keys(keys, "random")
         batch, _, height, width = inputs.shape
         noise = uniform(0, "explainer/random", keys.to(inputs.device), 0, height * width)
         return noise.view(batch, 1, height, width).to(inputs.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .bare_passes import Precision
 from .base import Reduction
+from .option_checks import given_keys
 from .relax_statistics import relax_statistics
 
 
@@ -65,8 +66,7 @@ class Relax:
             keys: `(B,)` int64 sample keys.
         """
         del targets
-        if keys is None:
-            raise ValueError("`keys` must be given: `relax` draws its masks by the samples' keys")
+        keys = given_keys(keys, "relax")
         statistics = relax_statistics(
             model, inputs, keys, n_masks=self.n_masks, n_cells=self.n_cells, p=self.p, layer=self.layer,
             batch_size=self.batch_size, precision=self.precision,

@@ -12,7 +12,7 @@ from .bare_passes import Precision, in_precision, without_gradients
 from .base import Reduction
 from .class_score import Score, class_score
 from .grid_masks import draw_masks, scored_masks
-from .option_checks import check_counts, check_word
+from .option_checks import check_counts, check_word, given_keys
 
 Variant = Literal["original", "torchray"]
 
@@ -74,8 +74,7 @@ class Rise:
             targets: as in `Explainer.attribute`.
             keys: `(B,)` int64 sample keys.
         """
-        if keys is None:
-            raise ValueError("`keys` must be given: `rise` draws its masks by the samples' keys")
+        keys = given_keys(keys, "rise")
         check_counts(n_masks=self.n_masks, n_cells=self.n_cells, batch_size=self.batch_size)
         check_word("variant", self.variant, ("original", "torchray"))
         with without_gradients():

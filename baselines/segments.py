@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .option_checks import check_counts, check_word
+
 Segments = Literal["grid", "superpixels"]
 
 
@@ -38,13 +40,11 @@ def segment(inputs: Tensor, kind: Segments, *, n_segments: int) -> Tensor:
         tensor([[[0, 0, 0, 1, 1],
                  [2, 2, 2, 3, 3]]])
     """
-    if n_segments < 1:
-        raise ValueError(f"`n_segments` must be at least 1, was {n_segments}")
+    check_counts(n_segments=n_segments)
+    check_word("segments", kind, get_args(Segments))
     if kind == "grid":
         return _grid(inputs, n_segments)
-    if kind == "superpixels":
-        return torch.stack([_superpixels(image, n_segments) for image in inputs.detach()])
-    raise ValueError(f"`segments` must be one of {', '.join(get_args(Segments))}; was {kind!r}")
+    return torch.stack([_superpixels(image, n_segments) for image in inputs.detach()])
 
 
 def paint(values: Tensor, labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..datasets.philox import uniform
 from .base import Reduction
+from .option_checks import check_counts, given_keys
 from .through_captum import attribute_through
 
 
@@ -59,10 +60,8 @@ class SmoothGrad:
             targets: `(B,)` int64.
             keys: `(B,)` int64 sample keys.
         """
-        if keys is None:
-            raise ValueError("`keys` must be given: `smoothgrad` draws by the samples' keys")
-        if self.n_samples < 1:
-            raise ValueError(f"`n_samples` must be at least 1, was {self.n_samples}")
+        keys = given_keys(keys, "smoothgrad")
+        check_counts(n_samples=self.n_samples)
         if not self.noise >= 0:
             raise ValueError(f"`noise` must be at least 0, was {self.noise}")
         inputs = inputs.detach()
