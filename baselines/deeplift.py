@@ -15,7 +15,7 @@ from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import Node
 
 from .base import Reduction
-from .gradient_graph import ModuleCalls, module_calls, nodes_between
+from .gradient_graph import ModuleCalls, module_calls, nodes_between, place, step_kind
 from .ruled_calls import Call, ruled_calls
 from .through_captum import gradients_enabled
 
@@ -108,29 +108,18 @@ def _check(inputs: Tensor, logits: Tensor, calls: ModuleCalls) -> None:
     """Stop where differences do not pass a step exactly."""
     between = nodes_between(inputs, logits)
     uncovered = [node for node in between if node.next_functions and not _is_covered(node, between)]
-    places = sorted({f"`{_kind(node)}` in {_where(node, calls)}" for node in uncovered})
+    places = sorted({f"`{step_kind(node)}` in {place(calls.owner(node))}" for node in uncovered})
     if places:
         raise ValueError(f"DeepLift has no rule for {', '.join(places[:3])}")
 
 
 def _is_covered(node: Node, between: Collection[Node]) -> bool:
     """Whether differences pass a step exactly."""
-    kind = _kind(node)
+    kind = step_kind(node)
     if kind in _DONE or _LINEAR.fullmatch(kind):
         return True
     operands = sum(source in between for source, _ in node.next_functions)
     return operands == 1 and _PRODUCTS.fullmatch(kind) is not None
-
-
-def _kind(node: Node) -> str:
-    """What a step is called in the gradient graph, such as `Mul`."""
-    return node.name().rsplit("::")[-1].split("Backward")[0].lstrip("_")
-
-
-def _where(node: Node, calls: ModuleCalls) -> str:
-    """The layer in which a step was made."""
-    owner = calls.owner(node)
-    return f"layer `{owner}`" if owner else "the model itself"
 
 
 class Rescale(torch.autograd.Function):

@@ -56,6 +56,27 @@ def is_custom(node: Node) -> bool:
     return isinstance(node, BackwardCFunction) and node.name() != "BackwardHookFunctionBackward"
 
 
+def step_kind(node: Node) -> str:
+    """Return what an operation is called, such as `Mul`.
+
+    Example:
+        >>> import torch
+        >>> step_kind(torch.ones(1, requires_grad=True).relu().grad_fn)
+        'Relu'
+    """
+    return node.name().rsplit("::")[-1].split("Backward")[0].lstrip("_")
+
+
+def place(module: str) -> str:
+    """Say in a message which module is meant; `""` is the model itself.
+
+    Example:
+        >>> place("layer1.0"), place("")
+        ('layer `layer1.0`', 'the model itself')
+    """
+    return f"layer `{module}`" if module else "the model itself"
+
+
 class _Call(NamedTuple):
     """One call of a module: its name, and the operations that made what went in and what came out."""
 

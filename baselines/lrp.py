@@ -17,7 +17,7 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from .base import Reduction
-from .gradient_graph import ModuleCalls, module_calls, nodes_between
+from .gradient_graph import ModuleCalls, module_calls, nodes_between, place, step_kind
 from .through_captum import attribute_through, gradients_enabled
 
 # Layers that sum weighted inputs.
@@ -157,10 +157,10 @@ def _not_layers(nodes: Collection[Node], calls: ModuleCalls, modules: dict[str, 
     """Why steps that are not made by layers are not covered, or `None`."""
     places: set[str] = set()
     for node in nodes:
-        kind = node.name().rsplit("::")[-1].split("Backward")[0].lstrip("_")
+        kind = step_kind(node)
         owner = calls.owner(node)
         if not (_CARRIERS.fullmatch(kind) or _is_leaf(modules[owner])):
-            places.add(f"`{kind}` in {f'layer `{owner}`' if owner else 'the model itself'}")
+            places.add(f"`{kind}` in {place(owner)}")
     if not places:
         return None
     return f"LRP does not cover {', '.join(sorted(places)[:3])}; it takes layers one after the other"

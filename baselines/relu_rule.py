@@ -17,7 +17,7 @@ from torch.autograd.graph import Node
 from torch.nn.modules import activation
 from torch.utils.hooks import RemovableHandle
 
-from .gradient_graph import ModuleCalls, is_custom, module_calls, nodes_between
+from .gradient_graph import ModuleCalls, is_custom, module_calls, nodes_between, place
 from .through_captum import gradients_enabled
 
 Rule = Literal["guided", "deconvnet"]
@@ -105,23 +105,17 @@ def _rectifiers(nodes: Collection[Node], calls: ModuleCalls) -> list[Node]:
             found.append(node)
         elif name in _OTHER_ACTIVATIONS or "Attention" in name:
             raise ValueError(
-                f"the rule is defined for ReLU, but {_where(node, calls)} has another activation, "
+                f"the rule is defined for ReLU, but {place(calls.owner(node))} has another activation, "
                 f"`{name.partition('Backward')[0]}`; use a method that does not depend on the activation"
             )
         elif is_custom(node) or "CopySlices" in name:
             raise ValueError(
-                f"what {_where(node, calls)} does cannot be seen, so it may hide a ReLU: `{name}`; write it without "
-                "`torch.autograd.Function` and without changing a view in place"
+                f"what {place(calls.owner(node))} does cannot be seen, so it may hide a ReLU: `{name}`; write it "
+                "without `torch.autograd.Function` and without changing a view in place"
             )
     if not found:
         raise ValueError("no ReLU lies between the input and the logits, so this would be the plain gradient")
     return found
-
-
-def _where(node: Node, calls: ModuleCalls) -> str:
-    """Say in which layer an operation took place."""
-    owner = calls.owner(node)
-    return f"layer `{owner}`" if owner else "the model itself"
 
 
 def lacks_rule(model: nn.Module) -> str | None:

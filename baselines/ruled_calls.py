@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .gradient_graph import ModuleCalls, module_calls
+from .gradient_graph import ModuleCalls, module_calls, place
 
 # Kinds of calls, by `Call.name`.
 WEIGHTED = frozenset({
@@ -53,7 +53,7 @@ class Call:
     @property
     def where(self) -> str:
         """The layer in which it happens, for messages."""
-        return f"layer `{self.module}`" if self.module else "the model itself"
+        return place(self.module)
 
     @property
     def in_place(self) -> bool:
