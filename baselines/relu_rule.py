@@ -210,11 +210,12 @@ class _Watch:
 
     def __init__(self) -> None:
         self.hooked: set[Node | None] = set()
-        self.overwritten: list[tuple[Node | None, int]] = []
+        self.overwritten: list[tuple[Node, int]] = []
 
     def alias(self, module: nn.ReLU, inputs: tuple[Tensor, ...]) -> Tensor:
         """Before a ReLU: give it a name of its own for its input."""
-        if module.inplace:
+        # Without a gradient there is no operation to mistake for another: frozen weights have none either.
+        if module.inplace and inputs[0].grad_fn is not None:
             self.overwritten.append((inputs[0].grad_fn, inputs[0].output_nr))
         return inputs[0].view_as(inputs[0])
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from captum import attr
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
+from torchvision.models import mobilenet_v2, resnet18
 
 from interpeval.baselines.deconvnet import DeconvNet
 from interpeval.baselines.edges import Edges
@@ -136,6 +136,17 @@ def test_guided_gradcam_is_guided_backprop_times_the_enlarged_map() -> None:
     expected = guided * nn.functional.interpolate(maps, size=INPUTS.shape[-2:], mode="nearest")
     result = ensure_explainer(attr.GuidedGradCam).attribute(network(), INPUTS, TARGETS)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-7)
+    assert result.any()
+
+
+def test_frozen_weights_and_in_place_relus_change_nothing_of_guided_gradcam() -> None:
+    torch.manual_seed(0)
+    model = resnet18(weights=None, num_classes=4).eval()
+    explainer = ensure_explainer(attr.GuidedGradCam, layer="layer2")
+    inputs = torch.rand(2, 3, 32, 32)
+    expected = explainer.attribute(model, inputs, torch.tensor([1, 2]))
+    result = explainer.attribute(model.requires_grad_(False), inputs, torch.tensor([1, 2]))
+    torch.testing.assert_close(result, expected)
     assert result.any()
 
 
