@@ -328,7 +328,7 @@ def _search(x: Tensor, sample: _Sample, bar: tqdm[NoReturn], *, seed: int, budge
     plan = BUDGETS[budget]
     bar.reset(total=len(x) * (1 + plan.rounds))
     prepared = prepare(sample.whitening.points(sample.points), sample.rule, memory)
-    return search(prepared, x, sample.whitening.axes(), seed=seed, budget=plan, tick=bar.update)
+    return search(prepared, x, seed=seed, budget=plan, tick=bar.update)
 
 
 def _farthest(x: Tensor, v: Tensor | None, sample: _Sample) -> _Extreme:

@@ -105,15 +105,12 @@ def prepare(points: Tensor, rule: MedianRule, memory: int) -> Sample:
     return Sample((near / step).round() * step, rounded.float(), rule, numbers)
 
 
-def search(
-    sample: Sample, x: Tensor, axes: Tensor, *, seed: int, budget: Budget, tick: Callable[[int], object]
-) -> Tensor:
+def search(sample: Sample, x: Tensor, *, seed: int, budget: Budget, tick: Callable[[int], object]) -> Tensor:
     """Find for every whitened query a direction in which it lies far out.
 
     Args:
         sample: the whitened sample.
         x: `(Q, k)` whitened queries.
-        axes: `(m, k)` further directions to start from.
         seed: of the pool.
         budget: how long to search.
         tick: called with the number of ascents that have ended.
@@ -121,7 +118,7 @@ def search(
     Returns:
         `(Q, k)` float64 unit vectors.
     """
-    pool = _pool(sample, axes, seed, budget)
+    pool = _pool(sample, seed, budget)
     climb = partial(_search_plane, sample) if x.shape[1] == 2 else partial(_search_block, sample, budget=budget)
     held = len(pool.directions) + 3 * budget.starts * _plenty(sample) * x.shape[1]  # for each query
     block = max(1, min(sample.block, sample.numbers // held))
@@ -204,22 +201,23 @@ def _starts(current: Tensor, pool: Tensor, values: Tensor, count: int) -> Tensor
     return torch.stack(starts[:count])
 
 
-def _pool(sample: Sample, axes: Tensor, seed: int, budget: Budget) -> _Pool:
-    """Directions that any query may start from: axes, random ones and some that were searched; in the plane a fan."""
-    k = axes.shape[1]
+def _pool(sample: Sample, seed: int, budget: Budget) -> _Pool:
+    """Directions that any query may start from: random ones and some that were searched; in the plane a fan."""
+    points = sample.points
+    k = points.shape[1]
     if k == 2:
-        angle = torch.arange(_FAN, dtype=axes.dtype, device=axes.device) * (math.pi / _FAN)
+        angle = torch.arange(_FAN, dtype=points.dtype, device=points.device) * (math.pi / _FAN)
         fan = _on_grid(torch.stack((angle.cos(), angle.sin()), dim=1))
         return _Pool(fan, *_median_mad(sample, fan))
-    keys = torch.arange(_RANDOM * _plenty(sample), device=axes.device)
+    keys = torch.arange(_RANDOM * _plenty(sample), device=points.device)
     random = _unit(torch.special.ndtri(uniform(seed, "projection_depth/directions", keys, 0, k)))
-    directions = [axes, random]
+    directions = [random]
     for start in random[: budget.narrow].split(sample.block):
         directions.append(_ascend(sample, None, start, BUDGETS["fast"].steps, _FIRST_ANGLE)[0])
     if budget.pool:
-        key = torch.zeros(1, dtype=torch.int64, device=axes.device)
-        chosen = permutation(seed, "projection_depth/points", key, 0, len(sample.points))[0, : budget.pool]
-        for x in sample.points[chosen].split(sample.block):
+        key = torch.zeros(1, dtype=torch.int64, device=points.device)
+        chosen = permutation(seed, "projection_depth/points", key, 0, len(points))[0, : budget.pool]
+        for x in points[chosen].split(sample.block):
             directions.append(_ascend(sample, x, _unit(x), BUDGETS["fast"].steps, _FIRST_ANGLE)[0])
     pool = _on_grid(torch.cat(directions))
     return _Pool(pool, *_median_mad(sample, pool))

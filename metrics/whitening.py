@@ -8,12 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..datasets.philox import uniform
 from .median_mad import median_mad
 
 _CLIP = 10.0  # lengths beyond this multiple of the median length are shortened before the span is sought
 _MOST_POINTS = 10_000  # sample points that the scatter is estimated from
-_ITERATIONS = 100
-_CONVERGED = 1e-4
+_ITERATIONS = 200
+_CONVERGED = 1e-12
+_ROWS_A_DIMENSION = 20  # that the frame is made of
 _COLLAPSED = 1e3  # condition above which the scatter has collapsed onto a part of the sample
 
 
@@ -44,12 +46,6 @@ class Whitening(NamedTuple):
     def points(self, x: Tensor) -> Tensor:
         """`(…, k)` float64: coordinates of points `(…, d)`."""
         return (x - self.origin) @ self.weights - self.center
-
-    def axes(self) -> Tensor:
-        """`(m, k)`: unit vectors that project as the features do, in so far as these vary."""
-        v = torch.linalg.pinv(self.weights).T
-        length = torch.linalg.vector_norm(v, dim=1, keepdim=True)
-        return (v / length)[length[:, 0] > 0]
 
     def normal(self, x: Tensor) -> Tensor | None:
         """`(d,)`: unit vector along which the sample is constant and x `(d,)` elsewhere, if x is outside the span."""
@@ -87,7 +83,9 @@ def robust_whitening(sample: Tensor, tolerance: float) -> Whitening:
     y = _in_units(sample - origin, scale)
     values, basis = _span(y, tolerance)
     weights = basis / values
-    center, turn = _round(y[:: math.ceil(len(y) / _MOST_POINTS)] @ weights)
+    some = y[:: math.ceil(len(y) / _MOST_POINTS)] @ weights
+    center, turn = _round(some)
+    turn = turn @ _frame((some - center) @ turn)
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
     slack = tolerance + 10 * float(_share_outside(y, basis).max()) if basis.shape[1] < basis.shape[0] else tolerance
     return Whitening(origin, inverse[:, None] * (weights @ turn), center @ turn, scale, basis, slack)
@@ -125,6 +123,20 @@ def _span(y: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     return values[kept] / math.sqrt(len(y)), basis[kept].T.contiguous()
 
 
+def _frame(z: Tensor) -> Tensor:
+    """Rotation `(k, k)` into a frame that the rows `(n, k)` carry with them, so that it turns as they turn.
+
+    It brings the rows, as unit vectors, as close as a rotation can to fixed random ones. Without it the coordinates
+    of two affine images of one sample would differ by a rotation, and a search in them would end in other maxima.
+    """
+    rows = z[: _ROWS_A_DIMENSION * z.shape[1]]
+    rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-6)
+    keys = torch.arange(len(rows), device=z.device)
+    marks = uniform(0, "projection_depth/frame", keys, 0, z.shape[1]).double() - 0.5
+    left, _, right = torch.linalg.svd(rows.T @ marks)
+    return left @ right
+
+
 def _round(z: Tensor) -> tuple[Tensor, Tensor]:
     """Centre `(k,)` and matrix `(k, k)` such that `(z - centre) @ matrix` is round with median length √k."""
     n, k = z.shape
@@ -136,11 +148,13 @@ def _round(z: Tensor) -> tuple[Tensor, Tensor]:
         inverse = 1 / torch.linalg.vector_norm(y, dim=1).clamp(min=1e-6)
         units = y * inverse[:, None]
         step = units.mean(dim=0) / inverse.mean()
-        center = center + torch.linalg.solve(turn.T, step)
+        back = torch.linalg.inv(turn)
+        center = center + step @ back
         shape = (1 - ridge) * k * (units.T @ units) / n + ridge * unit
         values, vectors = torch.linalg.eigh(shape)
         turn = turn @ (vectors / values.clamp(min=1e-6).sqrt())
-        if torch.maximum(values.log().abs().max(), step.abs().max()) < _CONVERGED:
+        collapsed = torch.linalg.matrix_norm(turn) * torch.linalg.matrix_norm(back) > k * _COLLAPSED
+        if bool(collapsed) or torch.maximum(values.log().abs().max(), step.abs().max()) < _CONVERGED:
             break
     if k > 1 and bool(torch.linalg.cond(turn) > _COLLAPSED):  # half of the points lie on one line or plane
         center, turn = middle, unit

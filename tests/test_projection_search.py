@@ -24,9 +24,7 @@ def test_projections_are_exact(farthest):
     points = normal(40, 30)
     points[0] *= farthest
     sample = prepare(points, "average", 2**28)
-    u = search(
-        sample, normal(3, 30, seed=1), torch.eye(30).double(), seed=0, budget=BUDGETS["fast"], tick=lambda _: None
-    )
+    u = search(sample, normal(3, 30, seed=1), seed=0, budget=BUDGETS["fast"], tick=lambda _: None)
     products = u @ sample.points.T
     assert all(Fraction(products[i, j].item()) == exact(u[i], sample.points[j]) for i in range(3) for j in range(40))
     plain = normal(3, 30, seed=2) @ points.T
@@ -52,7 +50,7 @@ def test_blocks_keep_to_the_memory(memory):
 def test_directions_are_found_that_random_ones_do_not_come_near():
     points, x = normal(500, 20), normal(5, 20, seed=1)
     sample = prepare(points, "average", 2**28)
-    found = search(sample, x, torch.eye(20).double(), seed=0, budget=BUDGETS["fast"], tick=lambda _: None)
+    found = search(sample, x, seed=0, budget=BUDGETS["fast"], tick=lambda _: None)
     random = normal(5000, 20, seed=2)
 
     def best(u: Tensor) -> Tensor:

@@ -68,12 +68,13 @@ def test_the_span_of_a_sample():
         assert ((sample @ found) - sample[0] @ found).abs().max() < 1e-12
 
 
-def test_axes_are_whitened_features():
-    sample = normal(50, 3)
-    whitening = robust_whitening(sample, 1e-8)
-    for feature, axis in enumerate(whitening.axes()):
-        direction = whitening.weights @ axis
-        torch.testing.assert_close(direction / direction[feature], torch.eye(3, dtype=torch.float64)[feature])
+def test_coordinates_do_not_depend_on_those_of_the_sample() -> None:
+    sample = normal(300, 6) ** 3
+    matrix = normal(6, 6, seed=1)
+    here, there = robust_whitening(sample, 1e-8), robust_whitening(sample @ matrix.T - 5, 1e-8)
+    torch.testing.assert_close(there.points(sample @ matrix.T - 5), here.points(sample), rtol=0, atol=1e-9)
+    other = robust_whitening(sample.flip(0), 1e-8).points(sample)
+    assert (other - here.points(sample)).abs().max() > 0.1  # the frame is that of the rows in their order
 
 
 def test_a_sample_with_most_points_on_one_line_keeps_its_extent():
