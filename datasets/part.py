@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Self
 
 from torch import Tensor
@@ -55,7 +54,7 @@ class Part:
         """Which part this is of: `"train"` or `"test"`."""
         return self.whole.split
 
-    @cached_property
+    @property
     def revision(self) -> str:
         """Digest of the dataset's revision and the positions."""
         return hashlib.sha256(f"{self.whole.revision} {self.positions}".encode()).hexdigest()[:16]
@@ -85,12 +84,13 @@ class Part:
         """`(K, L)` bool, which classes of a network count as each class here."""
         return getattr(self.whole, "network_classes", None)
 
-    @cached_property
+    @property
     def ids(self) -> tuple[str, ...]:
         """The name of every sample."""
-        return tuple(self.whole.ids[position] for position in self.positions)
+        ids = self.whole.ids
+        return tuple(ids[position] for position in self.positions)
 
-    @cached_property
+    @property
     def labels(self) -> Tensor:
         """`(N,)` int64 class index, or `(N, K)` bool, of every sample."""
         return self.whole.labels[list(self.positions)]
