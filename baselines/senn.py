@@ -15,7 +15,7 @@ Form = Literal["original", "reimplementation"]
 Penalty = Literal["paper", "released"]
 
 _N_CONCEPTS = {"original": 20, "reimplementation": 5}
-_RECIPE = {
+_RECIPE: Mapping[str, Any] = {
     "epochs": 10,
     "batch_size": 128,
     "learning_rate": 1e-3,
@@ -130,7 +130,7 @@ class Senn(nn.Module):
 
         `robustness` is the λ of the loss, `sparsity` its ξ, and `released_sparsity` the ξ of `form="reimplementation"`.
         """
-        return _RECIPE | _OWN.get(dataset_name, {})
+        return {**_RECIPE, **_OWN.get(dataset_name, {})}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return `(B, K)` logits of `(B, C, H, W)` inputs.
