@@ -51,7 +51,7 @@ _RECIPES: Mapping[str, Mapping[str, Any]] = {
         "spread": 2.0,
     },
     # Not published: few samples and short trainings want larger steps.
-    "digits": _MNIST | {"epochs": 40, "learning_rate": 1e-3},
+    "digits": _MNIST | {"epochs": 20, "learning_rate": 1e-3},
     "digit_scenes": _MNIST | {"epochs": 6, "batch_size": 64, "learning_rate": 1e-3},
 }
 
@@ -192,7 +192,7 @@ class Flint(nn.Module):
         """Return `(B, C, H, W)`, the maps of the attributes weighted by their relevance for `(B,)` targets."""
         with gradients_enabled():
             leaf = inputs.detach().clone().requires_grad_()
-            _, found = self._both(leaf, guided=self.form == "resnet")
+            _, found = self._both(leaf, for_maps=True)
             shares = relevance(found.activations.detach(), found.weights, targets).to(leaf)
             if self.form == "lenet":  # gradients of a sum are the sum of gradients
                 (total,) = torch.autograd.grad((shares * found.activations).sum(), leaf)
@@ -209,7 +209,7 @@ class Flint(nn.Module):
         """
         with gradients_enabled():
             leaf = inputs.detach().clone().requires_grad_()
-            _, found = self._both(leaf, guided=self.form == "resnet")
+            _, found = self._both(leaf, for_maps=True)
             return _gradients(found.activations, leaf)
 
     def begin_epoch(self, epoch: int, recipe: Mapping[str, Any], dataset: Dataset) -> None:
@@ -235,10 +235,10 @@ class Flint(nn.Module):
                 loss = loss + weight * term
         return loss, logits
 
-    def _both(self, inputs: Tensor, *, guided: bool = False) -> tuple[Tensor, Interpretation]:
-        """Logits of the predictor, and what the interpreter says; `guided` changes gradients, not values."""
+    def _both(self, inputs: Tensor, *, for_maps: bool = False) -> tuple[Tensor, Interpretation]:
+        """Logits of the predictor, and what the interpreter says; `for_maps` changes gradients, not values."""
         self._check(inputs)
-        hidden = self.predictor.hidden(inputs, guided=guided)
+        hidden = self.predictor.hidden(inputs, for_maps=for_maps)
         activations = self.attributes(*hidden[: self.attributes.n_read])
         logits, weights = self.interpreter(self.forget(activations)), self.interpreter.weight.detach().T
         return self.predictor.classify(hidden[-1]), Interpretation(logits, activations, weights)
@@ -324,10 +324,9 @@ class _LeNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.classify(self.features(inputs))
 
-    def hidden(self, inputs: Tensor, *, guided: bool = False) -> tuple[Tensor, ...]:
-        """The feature map, `(B, 32, H/2, W/2)`, whose gradients are always plain."""
-        if guided:
-            raise ValueError("`guided` must be false for `lenet`, whose attribute maps are plain gradients")
+    def hidden(self, inputs: Tensor, *, for_maps: bool = False) -> tuple[Tensor, ...]:
+        """The feature map, `(B, 32, H/2, W/2)`, with its plain gradients in any case."""
+        del for_maps
         return (self.features(inputs),)
 
 
@@ -366,11 +365,14 @@ class _ResNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.classify(self.hidden(inputs)[-1])
 
-    def hidden(self, inputs: Tensor, *, guided: bool = False) -> tuple[Tensor, ...]:
-        """The outputs of stage 3, of the first block of stage 4, and of its second one."""
+    def hidden(self, inputs: Tensor, *, for_maps: bool = False) -> tuple[Tensor, ...]:
+        """The outputs of stage 3, of the first block of stage 4, and of its second one.
+
+        Gradients `for_maps` follow the guided rule where it holds.
+        """
         stem = self.stem(inputs)
         third = self.stages(stem)
-        if guided:
+        if for_maps:
             set_rule(nodes_between(stem, third) - {stem.grad_fn}, ModuleCalls(), "guided")
         first = self.last(third)
         return third, first, self.features(first)

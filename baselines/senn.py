@@ -27,8 +27,8 @@ _RECIPE: Mapping[str, Any] = {
 }
 # Not published: few samples and a short training.
 _OWN: Mapping[str, Mapping[str, Any]] = {
-    "digits": {"epochs": 15, "batch_size": 32, "learning_rate": 2e-3},
-    "digit_scenes": {"epochs": 4, "batch_size": 64, "learning_rate": 2e-3},
+    "digits": {"epochs": 8, "batch_size": 32, "learning_rate": 2e-3},
+    "digit_scenes": {"epochs": 2, "batch_size": 64, "learning_rate": 2e-3},
 }
 
 

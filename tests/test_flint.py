@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from interpeval.baselines import flint as flint_module
 from interpeval.baselines.base import Interpretable, SelfExplaining
 from interpeval.baselines.flint import Flint, diversity_loss, output_fidelity_loss, weight_at
 from interpeval.baselines.gradcam import GradCam
@@ -16,7 +17,9 @@ from interpeval.baselines.own import Own
 from interpeval.baselines.relevance import relevance
 from interpeval.bench import evaluate
 from interpeval.bench.conformance import parametrize_with_checks
+from interpeval.bench.training import train
 from interpeval.datasets.digits import Digits
+from interpeval.datasets.part import Part
 from reference import conciseness as slow_relevance
 from reference import flint as slow
 
@@ -247,6 +250,21 @@ def test_dropout_acts_in_training_only() -> None:
     model.train()
     assert not torch.equal(model(images), model(images))
     assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.5, 0.5, 0.01]
+
+
+def test_the_training_loop_tells_it_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int | None] = []
+
+    def remember(schedule: Any, epoch: int | None) -> float:
+        told.append(epoch)
+        return weight_at(schedule, epoch)
+
+    monkeypatch.setattr(flint_module, "weight_at", remember)
+    few = Part.spread(DIGITS, 20)
+    recipe = {**Flint.recipe("digits"), "epochs": 4, "batch_size": 10, "threads": 1}
+    model = train(Flint((1, 28, 28), 10), few, seed=0, recipe=recipe, progress=False)
+    assert told == [epoch for epoch in (1, 2, 3, 4) for _ in range(2 * 4)]  # two steps, four terms
+    assert not model.training
 
 
 def test_recipes_hold_the_published_weights() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from interpeval.baselines.nam import Nam, varying_elements
 from interpeval.baselines.own import Own
 from interpeval.bench import evaluate
 from interpeval.bench.conformance import parametrize_with_checks
+from interpeval.bench.training import train
+from interpeval.bench.weights import load, save
 from interpeval.datasets.digits import Digits
+from interpeval.datasets.part import Part
 from reference import flint
 from reference import nam as slow
 
@@ -162,6 +166,19 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str) -
 def test_inputs_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`inputs` must be \(B, 2, 4, 3\), was \(2, 1, 4, 6\)"):
         small_nam()(torch.zeros(2, 1, 4, 6))
+
+
+def test_it_is_trained_without_the_pixels_that_do_not_vary_and_read_back_from_its_file(tmp_path: Path) -> None:
+    few = Part.spread(Digits(split="train"), 40)
+    model = train(
+        Nam((1, 28, 28), 10, width=2), few, seed=0, recipe={**Nam.recipe("digits"), "epochs": 1}, progress=False
+    )
+    assert torch.equal(model.curves.varies, varying_elements(few))
+    save(model, tmp_path / "nam.safetensors", {})
+    again = Nam((1, 28, 28), 10, width=2).eval()
+    load(again, tmp_path / "nam.safetensors")
+    images = few.take([0, 1]).images
+    assert torch.equal(again(images), model(images))
 
 
 def test_the_engine_finds_that_its_explanation_is_complete() -> None:
