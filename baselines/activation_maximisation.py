@@ -38,8 +38,8 @@ def maximise(
 
     with `Bo` the mean over all elements of `|x|·[x outside of the bounds]` and `TV` the mean magnitude of vertical
     differences plus that of horizontal ones. The inputs decide which of many maxima is found: what of an image excites
-    the attribute comes forward, the rest stays faint. `x` is not clamped: values slightly outside of the bounds are
-    possible.
+    the attribute comes forward, the rest stays faint. `x` is not clamped: where the activation rises faster than the
+    penalties, values leave the bounds.
 
     The optimiser is Adam, begun anew in every stage with half the rate of the last one. Samples do not influence each
     other.

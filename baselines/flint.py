@@ -21,6 +21,7 @@ Form = Literal["lenet", "resnet"]
 Version = Literal["paper", "released"]
 
 _N_ATTRIBUTES = {"lenet": 25, "resnet": 24}
+_SLOPE = 0.01  # of leaky ReLUs below 0
 _CODE_SIDE = 3  # cells on a side to which the attributes' feature maps are averaged
 
 # [[epoch, weight], …]: from that epoch on (counted from 1) a term of the loss has that weight; before, it has 0.
@@ -337,14 +338,15 @@ class _LeNetAttributes(nn.Module):
 
     def __init__(self, n_attributes: int) -> None:
         super().__init__()
-        self.read = nn.Sequential(
-            nn.Conv2d(32, 64, 3, padding=1), nn.LeakyReLU(0.01), nn.AdaptiveAvgPool2d(_CODE_SIDE), nn.Flatten()
-        )
+        self.read = nn.Conv2d(32, 64, 3, padding=1)
         self.combine = nn.Linear(64 * _CODE_SIDE**2, n_attributes)
-        self.activate = nn.LeakyReLU(0.01)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.activate(self.combine(self.read(features)))
+        # Functions, not modules: explainers with a rule for ReLU refuse a model that has other activation modules, and
+        # the predictor, which they explain, has none.
+        codes = F.leaky_relu(self.read(features), _SLOPE)
+        codes = F.adaptive_avg_pool2d(codes, _CODE_SIDE).flatten(1)
+        return F.leaky_relu(self.combine(codes), _SLOPE)
 
 
 class _ResNet(nn.Module):

@@ -98,7 +98,7 @@ class Nam(nn.Module):
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
         """Return how to train, the same on every dataset; `output_penalty` is the λ of the loss."""
         del dataset_name
-        return _RECIPE
+        return dict(_RECIPE)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return `(B, K)` logits of `(B, C, H, W)` inputs.

@@ -25,8 +25,8 @@ def model(seed: int = 0) -> Flint:
     flint = Flint((1, 28, 28), 10).eval()
     flint.interpreter.bias.data.zero_()
     with torch.no_grad():
-        (hidden,) = flint.predictor.hidden(DIGITS.take(range(64)).images)
-        codes = flint.attributes.combine(flint.attributes.read(hidden))
+        activations = flint.interpret(DIGITS.take(range(64)).images).activations
+        codes = torch.where(activations < 0, activations / 0.01, activations)  # before the leaky ReLU
         flint.attributes.combine.bias -= codes.mean(dim=0)
     return flint
 
