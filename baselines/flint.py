@@ -53,7 +53,16 @@ _RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
     # Not published: few samples and short trainings want larger steps.
     "digits": _MNIST | {"epochs": 20, "learning_rate": 1e-3},
-    "digit_scenes": _MNIST | {"epochs": 6, "batch_size": 64, "learning_rate": 1e-3},
+    "digit_scenes": _MNIST
+    | {
+        "epochs": 2,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "output_fidelity": [[1, 0.5]],
+        "conciseness": [[1, 0.1]],
+        "diversity": [[1, 0.2]],
+        "released_diversity": [[1, 0.2]],
+    },
 }
 
 

@@ -28,7 +28,7 @@ _RECIPE: Mapping[str, Any] = {
 # Not published: few samples and a short training.
 _OWN: Mapping[str, Mapping[str, Any]] = {
     "digits": {"epochs": 8, "batch_size": 32, "learning_rate": 2e-3},
-    "digit_scenes": {"epochs": 2, "batch_size": 64, "learning_rate": 2e-3},
+    "digit_scenes": {"epochs": 1, "batch_size": 64, "learning_rate": 2e-3},
 }
 
 
