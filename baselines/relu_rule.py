@@ -77,13 +77,36 @@ def relu_ruled_gradient(model: nn.Module, inputs: Tensor, targets: Tensor, rule:
         with module_calls(model) as calls:
             # A copy goes in, because a leaf cannot be changed in place.
             logits: Tensor = model(leaf.clone())
-        for node in _rectifiers(nodes_between(leaf, logits), calls):
-            if rule == "guided":
-                node.register_prehook(_rectified)
-            else:
-                node.register_hook(_rectified_instead)
+        set_rule(nodes_between(leaf, logits), calls, rule)
         (gradient,) = torch.autograd.grad(logits.gather(1, targets.clone()[:, None]).sum(), leaf)
     return gradient
+
+
+def set_rule(nodes: Collection[Node], calls: ModuleCalls, rule: Rule) -> None:
+    """Let the ReLUs among some operations of a forward pass follow a rule in every backward pass through them.
+
+    Args:
+        nodes: the operations (`interpeval.baselines.gradient_graph.nodes_between`); others keep their gradient.
+        calls: the calls of modules in that pass, for messages.
+        rule: see `relu_ruled_gradient`.
+
+    Raises:
+        ValueError: as `relu_ruled_gradient`.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> first = x.relu()
+        >>> second = first.relu()
+        >>> set_rule({second.grad_fn}, ModuleCalls(), "guided")
+        >>> second.backward(torch.tensor([1.0, -1.0]))
+        >>> x.grad
+        tensor([1., 0.])
+    """
+    for node in _rectifiers(nodes, calls):
+        if rule == "guided":
+            node.register_prehook(_rectified)
+        else:
+            node.register_hook(_rectified_instead)
 
 
 def _rectified(gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:

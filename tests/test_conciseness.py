@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from interpeval.baselines.relevance import global_relevance, relevance
 from interpeval.metrics.base import Status
-from interpeval.metrics.conciseness import Conciseness, conciseness, global_relevance, relevance
+from interpeval.metrics.conciseness import Conciseness, conciseness
 from interpreted import Interpreted, Says
 from reference import conciseness as slow
 from small_subject import Pictures, see
