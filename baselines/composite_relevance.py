@@ -60,7 +60,7 @@ def composite_relevance(
     Example:
         >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
         >>> encoder[1].weight.data = torch.tensor([[2.0, -1.0]])
-        >>> composite_relevance(encoder, torch.tensor([[[[3.0, 4.0]]]]), torch.ones_like)
+        >>> composite_relevance(encoder, torch.tensor([[[[3.0, 4.0]]]]), torch.ones_like).round(decimals=3)
         tensor([[[[ 3., -2.]]]])
     """
     with gradients_enabled():
