@@ -57,6 +57,7 @@ class Kmex(nn.Module):
             `cifar_cnn`. A trained one needs `fit_prototypes` alone.
 
     Raises:
+        TypeError: `network` is no module.
         ValueError: an argument is not as stated; from `forward` and `attribute`, when there are no prototypes yet;
             from `attribute` as `composite_relevance`.
 
@@ -89,7 +90,10 @@ class Kmex(nn.Module):
         check_counts(n_classes=n_classes, prototypes_per_class=prototypes_per_class)
         check_word("class_score", class_score, ("nearest", "sum"))
         self.n_classes, self.prototypes_per_class, self.class_score = n_classes, prototypes_per_class, class_score
-        self.encoder, self.head = _split(network or CifarCnn(image_shape, n_classes), image_shape, n_classes)
+        network = CifarCnn(image_shape, n_classes) if network is None else network
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"`network` must be a torch.nn.Module, was {type(network).__name__}; it cannot be named")
+        self.encoder, self.head = _split(network, image_shape, n_classes)
         missing = torch.full((n_classes * prototypes_per_class, self.head.in_features), math.nan)
         self.register_buffer("prototypes", missing)
 

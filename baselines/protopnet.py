@@ -61,7 +61,8 @@ class ProtoPnet(nn.Module):
     is trained (`phase`): first add-on layers and prototypes only, then the features as well; every few epochs each
     prototype is replaced by the nearest patch of a training image of its class (`push`), after which the last layer
     alone is trained for some epochs. What is not trained does not change, its batch normalisation included. In the end
-    prototypes without enough of their own class among their nearest images are left out (`prune`).
+    prototypes without enough of their own class among their nearest images are left out (`prune`), and the last layer
+    is fitted to those that are left (`fit_last_layer`), because classes that lost more than others have lower logits.
     `pushed_images` and `pushed_places` say which patches the prototypes are.
 
     The own explanation of a class is the sum over prototypes of the map of similarities times the last layer's weight
@@ -177,11 +178,8 @@ class ProtoPnet(nn.Module):
         logits = self._logits(smallest)
         own = self._own()
         cluster, separation = nearest_distances(smallest, own[:, labels].T)
-        off_class = self.classifier.weight[~own.T].abs().sum()
-        return (
-            F.cross_entropy(logits, labels) + _CLUSTER * cluster + _SEPARATION * separation + _SPARSITY * off_class,
-            logits,
-        )
+        loss = F.cross_entropy(logits, labels) + _CLUSTER * cluster + _SEPARATION * separation
+        return loss + _SPARSITY * self._off_class(), logits
 
     def parameter_groups(self, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the optimiser's groups: features, add-on layers, prototypes and last layer."""
@@ -207,12 +205,13 @@ class ProtoPnet(nn.Module):
             self.push(dataset)
 
     def finish(self, recipe: Mapping[str, Any], dataset: Dataset) -> None:
-        """Free all parameters, push if prototypes were trained since the last push, and prune."""
+        """Free all parameters, push if prototypes were trained since the last push, prune, and fit the last layer."""
         last = phase(recipe["epochs"], recipe)
         if last.trained != "last_layer" and not last.push:
             self.push(dataset)
         self.requires_grad_(requires_grad=True)
         self.prune(dataset, nearest=recipe["prune_nearest"], least=recipe["prune_least"])
+        self.fit_last_layer(dataset)
 
     @torch.no_grad()
     def push(self, dataset: Dataset) -> None:
@@ -247,13 +246,33 @@ class ProtoPnet(nn.Module):
         Raises:
             ValueError: the dataset has several labels per sample.
         """
+        distances, labels = self._smallest_of(dataset)
+        chosen = distances.topk(min(nearest, len(distances)), dim=0, largest=False).indices
+        self.kept.copy_((labels[chosen] == self.prototype_classes()).sum(dim=0) >= least)
+
+    def fit_last_layer(self, dataset: Dataset, *, steps: int = 200, rate: float = 0.01) -> None:
+        """Train the last layer alone on a whole dataset at once, by steps of Adam on the loss of the class.
+
+        Raises:
+            ValueError: the dataset has several labels per sample.
+        """
+        smallest, labels = self._smallest_of(dataset)
+        optimizer = torch.optim.Adam(self.classifier.parameters(), lr=rate)
+        for _ in range(steps):
+            loss = F.cross_entropy(self._logits(smallest), labels) + _SPARSITY * self._off_class()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        self.classifier.zero_grad()
+
+    @torch.no_grad()
+    def _smallest_of(self, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """Return the `(N, P)` smallest distances of all images of a dataset to the prototypes, and its labels."""
         found = [
             (squared_distances(patches, self.prototypes).amin(dim=(2, 3)), labels)
             for _, patches, labels in self._patches_of(dataset)
         ]
-        distances, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-        chosen = distances.topk(min(nearest, len(distances)), dim=0, largest=False).indices
-        self.kept.copy_((labels[chosen] == self.prototype_classes()).sum(dim=0) >= least)
+        return torch.cat([distances for distances, _ in found]), torch.cat([labels for _, labels in found])
 
     def _patches_of(self, dataset: Dataset) -> Generator[tuple[int, Tensor, Tensor], None, None]:
         """Yield position of the first image, patches and labels of all batches, in evaluation mode."""
@@ -273,6 +292,10 @@ class ProtoPnet(nn.Module):
         """Which prototype is of which class: `(P, K)` bool."""
         classes = torch.arange(self.classifier.out_features, device=self.prototypes.device)
         return self.prototype_classes()[:, None] == classes
+
+    def _off_class(self) -> Tensor:
+        """Sum of the magnitudes of the last layer's weights of other classes' prototypes."""
+        return self.classifier.weight[~self._own().T].abs().sum()
 
     def _logits(self, smallest: Tensor) -> Tensor:
         return self.classifier(similarity(smallest) * self.kept)

@@ -275,3 +275,8 @@ class Doubled(nn.Sequential):
 def test_networks_without_a_last_linear_layer_are_refused(network: nn.Module, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Kmex((1, 2, 3), 3, network=network)
+
+
+def test_a_network_cannot_be_given_by_its_name() -> None:
+    with pytest.raises(TypeError, match=r"`network` must be a torch.nn.Module, was str"):
+        Kmex((1, 2, 3), 3, network="cifar_cnn")

@@ -211,6 +211,22 @@ def test_pruning_keeps_prototypes_with_enough_of_their_class_among_their_nearest
     assert 0 < sum(expected) < 12  # so that the case tells something
 
 
+def test_the_last_layer_is_fitted_by_the_gradient_of_the_loss_over_all_data_and_nothing_else_is() -> None:
+    """The first step of Adam is the rate in the direction of each derivative's sign."""
+    model, dataset = small().double(), some_data()
+    model.kept[2] = False
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.eval().training_loss(dataset.images, dataset.labels, {})[0].backward()
+    expected = before["classifier.weight"] - 0.01 * model.classifier.weight.grad.sign()
+    model.zero_grad()
+    model.train().fit_last_layer(dataset, steps=1, rate=0.01)
+    torch.testing.assert_close(model.classifier.weight.detach(), expected, rtol=0, atol=1e-6)
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.state_dict().items() if "classifier" not in name
+    )
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_pruned_prototypes_count_neither_in_logits_nor_in_explanations() -> None:
     model, images, targets = small().double().eval(), random_images(3).double(), torch.tensor([0, 1, 2])
     model.kept[[1, 4]] = False
