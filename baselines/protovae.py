@@ -33,7 +33,7 @@ _RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cifar10": {"epochs": 36, "augment": True},
     "svhn": {"epochs": 36, "batch_size": 64},
     "digits": {"epochs": 20, "batch_size": 32, "learning_rate": 6e-3, "schedule": "one_cycle"},
-    "digit_scenes": {"epochs": 8, "batch_size": 64},
+    "digit_scenes": {"epochs": 2, "batch_size": 32, "learning_rate": 6e-3, "schedule": "one_cycle"},
 }
 
 

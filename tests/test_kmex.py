@@ -17,7 +17,9 @@ from interpeval.baselines.own import Own
 from interpeval.baselines.prototype_similarity import latent_shares, similarity
 from interpeval.bench import weights
 from interpeval.bench.conformance import parametrize_with_checks
+from interpeval.bench.training import build, train
 from interpeval.datasets.base import Batch
+from interpeval.datasets.digits import Digits
 from reference import kmex as slow
 from reference import protovae as slow_latents
 from reference import relevance as slow_relevance
@@ -280,3 +282,20 @@ def test_networks_without_a_last_linear_layer_are_refused(network: nn.Module, me
 def test_a_network_cannot_be_given_by_its_name() -> None:
     with pytest.raises(TypeError, match=r"`network` must be a torch.nn.Module, was str"):
         Kmex((1, 2, 3), 3, network="cifar_cnn")
+
+
+@pytest.mark.slow
+def test_it_names_digits_it_has_not_seen_as_well_as_its_network_does() -> None:
+    dataset = Digits(split="train")
+    model = build(Kmex, dataset, seed=0)
+    train(model, dataset, seed=0, recipe=Kmex.recipe("digits"), progress=False)
+    test = dataset.with_split("test")
+    images = test.take(range(len(test))).images
+    with torch.no_grad():
+        hits = [
+            (logits.argmax(1) == test.labels).float().mean() for logits in (model(images), model.network_logits(images))
+        ]
+    assert min(hits) >= 0.97
+    assert abs(hits[0] - hits[1]) < 0.01
+    places = model.nearest_images(dataset)
+    assert torch.equal(model(dataset.take(places).images).argmax(1), torch.arange(50) // 5)
