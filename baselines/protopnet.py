@@ -27,7 +27,7 @@ _RECIPE = {
 _RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cifar10": {"epochs": 40, "push_from": 18, "push_every": 18},
     "digits": {"epochs": 16, "batch_size": 32, "push_from": 6, "push_every": 6},
-    "digit_scenes": {"epochs": 6, "push_from": 4, "push_every": 4},
+    "digit_scenes": {"epochs": 4, "push_from": 3, "push_every": 3, "last_layer_epochs": 1},
 }
 
 
