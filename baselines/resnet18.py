@@ -1,4 +1,4 @@
-"""ResNet-18 as torchvision builds it, with a choice of how the last feature map is pooled and how the network begins."""
+"""ResNet-18 as torchvision builds it, with a choice of how the last map is pooled and how the network begins."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class ResNet18(ResNet):
         self.avgpool = pool  # torchvision's name, whatever it computes
         self.consistency = consistency
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return `(B, K)` logits of `(B, C, H, W)` normalised images."""
-        return self.classify(self.feature_map(inputs))
+        return self.classify(self.feature_map(x))
 
     def feature_map(self, inputs: Tensor) -> Tensor:
         """Return `(B, 512, h, w)`, the last feature map, of images of any size."""
