@@ -8,6 +8,14 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_RECIPE = {"epochs": 12, "batch_size": 64, "learning_rate": 1e-3, "optimizer": "adam", "schedule": "constant"}
+_RECIPES = {
+    "digits": _RECIPE | {"epochs": 30},
+    "digit_scenes": _RECIPE | {"epochs": 5},
+    "mnist": _RECIPE | {"batch_size": 16, "learning_rate": 1e-4},
+    "fashion_mnist": _RECIPE | {"batch_size": 16, "learning_rate": 1e-4},
+}
+
 
 class Lenet(nn.Module):
     """Two convolutions, max-pooling and two linear layers, with dropout: the predictor f of FLINT, trained alone.
@@ -64,11 +72,8 @@ class Lenet(nn.Module):
 
     @classmethod
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
-        """Return how to train: Adam of constant rate 1e-3; the few `digits` are seen more often."""
-        epochs = {"digits": 30, "digit_scenes": 5}.get(dataset_name, 12)
-        return {
-            "epochs": epochs, "batch_size": 64, "learning_rate": 1e-3, "optimizer": "adam", "schedule": "constant",
-        }  # fmt: skip
+        """Return how to train: Adam of a constant rate, for `mnist` and `fashion_mnist` as FLINT is trained."""
+        return dict(_RECIPES.get(dataset_name, _RECIPE))
 
     def training_loss(
         self,
