@@ -12,7 +12,7 @@ from .consistency_loss import Consistency, ConsistencyMap, ConsistencyReduction,
 from .option_checks import check_word
 
 _LAST_MAP_SIDE = 8
-_RECIPE = {"epochs": 5, "batch_size": 64, "learning_rate": 1e-2, "weight_decay": 1e-2}
+_RECIPE = {"epochs": 5, "batch_size": 64, "learning_rate": 1e-2, "weight_decay": 1e-2, "consistency_share": 0.25}
 _EPOCHS = {"digits": 12}
 
 
@@ -84,17 +84,23 @@ class CifarCnn(nn.Module):
 
     @classmethod
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
-        """Return how long and how fast to train on a dataset; unknown ones get the recipe of `digit_scenes`."""
+        """Return how long and how fast to train on a dataset; unknown ones get the recipe of `digit_scenes`.
+
+        With the option `consistency`, a `consistency_share` of each batch is put into composites: a quarter, where the
+        publication takes all, so that training takes twice instead of five times as long.
+        """
         return _RECIPE | {"epochs": _EPOCHS.get(dataset_name, _RECIPE["epochs"])}
 
     def training_loss(
         self,
         images: Tensor,
         labels: Tensor,
-        recipe: Mapping[str, Any],  # noqa: ARG002  # other models read theirs
+        recipe: Mapping[str, Any],
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of a batch, and its `(B, K)` logits; see `consistent_training_loss`."""
-        return consistent_training_loss(self, images, labels, self.consistency)
+        return consistent_training_loss(
+            self, images, labels, self.consistency, share=recipe.get("consistency_share", 1.0)
+        )
 
 
 def _block(inputs: int, outputs: int, *, halve: bool = False) -> nn.Sequential:

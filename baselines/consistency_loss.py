@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -58,7 +59,7 @@ class Consistency:
 
 
 def consistent_training_loss(
-    model: FeatureClassifier, images: Tensor, labels: Tensor, consistency: Consistency
+    model: FeatureClassifier, images: Tensor, labels: Tensor, consistency: Consistency, *, share: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Compute the loss of one batch, `classification + λ · consistency`, and the logits of its images.
 
@@ -76,6 +77,8 @@ def consistent_training_loss(
         images: `(B, C, H, W)`, normalised.
         labels: `(B,)` int64, or `(B, K)` bool for images that show several classes.
         consistency: weight and form.
+        share: for how many images of the batch a composite is made, at least for one; all as published. Composites
+            take four times the time of single images.
 
     Returns:
         The scalar loss and `(B, K)` logits. Random numbers come from torch's global generator on the CPU.
@@ -92,7 +95,8 @@ def consistent_training_loss(
     if consistency.weight == 0:
         return loss, logits
     rows, targets = drawn_targets(labels)
-    rows, targets, others = drawn_distractors(labels, rows, targets)
+    count = math.ceil(share * len(rows))
+    rows, targets, others = drawn_distractors(labels, rows[:count], targets[:count])
     if len(rows) == 0:
         return loss, logits
     cell = torch.randint(4, (len(rows),)).to(images.device)

@@ -84,7 +84,8 @@ class ResNet18(ResNet):
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
         """Return how to train: as published for `imagenet` and `coco`, else a few epochs for small images.
 
-        The published trainings also crop at random, to 224 pixels, and mirror; here images are taken as they are.
+        The published trainings also crop at random, to 224 pixels, and mirror; here images are taken as they are. A `consistency_share`
+        of less than 1 puts only that part of each batch into composites.
         """
         return dict(_RECIPES.get(dataset_name, _SMALL))
 
@@ -92,10 +93,12 @@ class ResNet18(ResNet):
         self,
         images: Tensor,
         labels: Tensor,
-        recipe: Mapping[str, Any],  # noqa: ARG002  # other models read theirs
+        recipe: Mapping[str, Any],
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of a batch, and its `(B, K)` logits; see `consistent_training_loss`."""
-        return consistent_training_loss(self, images, labels, self.consistency)
+        return consistent_training_loss(
+            self, images, labels, self.consistency, share=recipe.get("consistency_share", 1.0)
+        )
 
 
 def _first(channels: int, side: int, *, stride: int) -> nn.Conv2d:
