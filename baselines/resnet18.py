@@ -84,8 +84,8 @@ class ResNet18(ResNet):
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
         """Return how to train: as published for `imagenet` and `coco`, else a few epochs for small images.
 
-        The published trainings also crop at random, to 224 pixels, and mirror; here images are taken as they are. A `consistency_share`
-        of less than 1 puts only that part of each batch into composites.
+        The published trainings also crop at random, to 224 pixels, and mirror; here images are taken as they are. A
+        `consistency_share` of less than 1 puts only that part of each batch into composites.
         """
         return dict(_RECIPES.get(dataset_name, _SMALL))
 
