@@ -183,7 +183,9 @@ def test_an_impossible_recipe_is_refused(key: str, value: object) -> None:
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
-    with pytest.raises(TypeError, match="`model` must have a method `training_loss` to be trained, `Linear` has none"):
+    with pytest.raises(
+        TypeError, match="`model` must have a method `training_loss` to be trained, or `fit`, `Linear` has"
+    ):
         train(nn.Linear(1, 1), Noise(), seed=0, recipe=RECIPE)
     with pytest.raises(ValueError, match=r"`dataset` must hold at least one sample, `noise` \(train\) is empty"):
         train(build(Tiny, Noise(), 0), Noise(size=0), seed=0, recipe=RECIPE)
