@@ -35,17 +35,19 @@ def prototype_loss(prototypes: Tensor, matrices: Tensor, images: Tensor, example
     moved = warp(prototypes.flatten(1, 2), back).view_as(prototypes)
     inside = warp(torch.ones_like(images[:, :1]), back)[:, None] > 0.999
     counts = inside & (examples >= 0)[:, :, None, None, None]
-    return weighted_cross_entropy(moved, images[examples], counts)
+    return cross_entropy(moved, images[examples], counts)
 
 
-def weighted_cross_entropy(prototypes: Tensor, examples: Tensor, counts: Tensor) -> Tensor:
-    """Return the binary cross-entropy of values in [0, 1], 0 where an element does not count, averaged over all.
+def cross_entropy(prototypes: Tensor, examples: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Return the mean binary cross-entropy of values in [0, 1], in float32 at least.
 
     Args:
         prototypes: `(B, K, C, H, W)`.
         examples: likewise.
-        counts: bool, of a shape that expands to theirs.
+        counts: bool, of a shape that expands to theirs: where it is false an element counts as 0.
     """
-    weight = counts.to(prototypes).expand_as(prototypes)
-    # Rounding in the interpolation can exceed 1, which the BCE refuses.
-    return F.binary_cross_entropy(prototypes.clamp(0, 1), examples, weight=weight)
+    # Rounding in the interpolation can exceed 1, which the BCE refuses; under autocast it would refuse altogether.
+    with torch.autocast(prototypes.device.type, enabled=False):
+        kind = torch.promote_types(prototypes.dtype, torch.float32)
+        weight = None if counts is None else counts.to(kind).expand_as(prototypes)
+        return F.binary_cross_entropy(prototypes.to(kind).clamp(0, 1), examples.to(kind), weight=weight)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .option_checks import check_counts, check_word
-from .prototype_loss import draw_examples, prototype_loss, weighted_cross_entropy
+from .prototype_loss import cross_entropy, draw_examples, prototype_loss
 from .rigid_motion import random_rigid, warp, warp_filled
 from .site_networks import (
     CAM_LAYERS,
@@ -77,7 +77,7 @@ class Site(nn.Module):
     Where this departs from the published training:
 
     * `x_c` is drawn from the batch, not from a pool of 1000 images per class; a class that is absent from the
-      batch adds nothing to the sum (the mean is still over all classes).
+      batch adds nothing to the sum (the mean is still over all classes; under `"moved_along"`, over those compared).
     * Values that `T^-1` fills wholly or partly from outside are left out of the BCE (the mean is still over all
       values). Published, they add a constant that carries no gradient, and a pull at the very rim.
     * `"moved_back"` on latent maps passes every example through F1 once, untransformed, in a batch of its own.
@@ -228,12 +228,11 @@ class Site(nn.Module):
 
     def _distance_moved_along(self, prototypes: Tensor, matrices: Tensor, images: Tensor, examples: Tensor) -> Tensor:
         """Compare prototypes with the latent maps of examples that were moved like the input."""
-        classes = torch.randperm(self.n_classes)[: self.classes_per_step].to(examples.device)
-        chosen = examples[:, classes]
-        moved = warp_filled(images[chosen].flatten(0, 1), matrices.repeat_interleave(len(classes), dim=0))
-        targets = self._target(moved).view(len(images), len(classes), *prototypes.shape[2:])
-        counts = (chosen >= 0)[:, :, None, None, None]
-        return weighted_cross_entropy(_as_share(prototypes[:, classes]), targets, counts)
+        classes = (examples[0] >= 0).nonzero()[:, 0]
+        classes = classes[torch.randperm(len(classes))[: self.classes_per_step].to(classes.device)]
+        moved = warp_filled(images[examples[:, classes]].flatten(0, 1), matrices.repeat_interleave(len(classes), dim=0))
+        compared = _as_share(prototypes[:, classes])
+        return cross_entropy(compared, self._target(moved).view_as(compared))
 
     def _target(self, images: Tensor) -> Tensor:
         """Latent maps to compare with, in (0, 1), without a gradient; batch statistics are updated, as published."""
