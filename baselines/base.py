@@ -156,7 +156,7 @@ def is_encoder(model: nn.Module) -> bool:
         >>> is_encoder(network), is_encoder(nn.Flatten())
         (True, False)
     """
-    return bool(getattr(model, "encoder", False))
+    return getattr(model, "encoder", False) is True  # a layer of a classifier may be called so
 
 
 def has_gradients(model: nn.Module) -> bool:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sklearn.tree import DecisionTreeClassifier
+from torch import nn
 
 from ..datasets.base import Dataset
 from .fitted_models import training_arrays
 from .tree_ensemble import TreeEnsemble
 
 
-class DecisionTree(TreeEnsemble):
+class DecisionTree(TreeEnsemble, nn.Module):  # the catalog knows models by this base
     """A decision tree over the pixels, grown by scikit-learn.
 
     The logit of a class is the logarithm of its share among the training images in the leaf, no less than that of

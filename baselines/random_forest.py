@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sklearn.ensemble import RandomForestClassifier
+from torch import nn
 
 from ..datasets.base import Dataset
 from .fitted_models import training_arrays
 from .tree_ensemble import TreeEnsemble
 
 
-class RandomForest(TreeEnsemble):
+class RandomForest(TreeEnsemble, nn.Module):  # the catalog knows models by this base
     """A random forest over the pixels, grown by scikit-learn.
 
     The logit of a class is the logarithm of its share, averaged over the trees, no less than that of float32's ε. It

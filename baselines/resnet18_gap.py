@@ -10,7 +10,7 @@ from .consistency_loss import Consistency, ConsistencyMap, ConsistencyReduction
 from .resnet18 import ResNet18
 
 
-class Resnet18Gap(ResNet18):
+class Resnet18Gap(ResNet18, nn.Module):  # the catalog knows models by this base
     """ResNet-18 with the mean over the last feature map, as published.
 
     Every channel answers for the whole image, so Grad-CAM and element-wise Grad-CAM agree.

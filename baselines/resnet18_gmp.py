@@ -10,7 +10,7 @@ from .consistency_loss import Consistency, ConsistencyMap, ConsistencyReduction
 from .resnet18 import ResNet18
 
 
-class Resnet18Gmp(ResNet18):
+class Resnet18Gmp(ResNet18, nn.Module):  # the catalog knows models by this base
     """ResNet-18 with the maximum over the last feature map in place of the mean.
 
     Every channel answers for the one position where it is largest, so that Grad-CAM and element-wise Grad-CAM differ.
