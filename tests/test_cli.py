@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import torchvision
 from click.testing import CliRunner, Result
 
 from coco_files import annotation, written
 from interpeval.bench.cli import main
+from toys import network
 
 HERE = Path(__file__).parent
 TOYS = HERE / "toys.py"
@@ -24,7 +26,8 @@ def call(*arguments: str) -> Result:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list"], ["list", "metrics", "--json"], ["run", "--help"], ["--version"]]
+    "arguments",
+    [["--help"], ["list"], ["list", "metrics", "--json"], ["run", "--help"], ["train", "--help"], ["--version"]],
 )
 def test_answers_without_importing_torch(arguments: list[str]) -> None:
     code = (
@@ -155,6 +158,17 @@ def test_what_a_dataset_leaves_out_is_counted_and_told(tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     assert "left out of coco: 1 × " in found.output
     assert sum(json.loads((tmp_path / "out" / "run.json").read_text())["left_out"]["coco"].values()) == 1
+
+
+def test_weights_that_hold_code_are_read_only_if_trusted(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "a.pt")
+    arguments = [*TOY[:2], "--model", f"{TOYS}:network@{tmp_path / 'a.pt'}", *TOY[4:], "--explainer", "gradient"]
+    refused = call("run", *arguments, "--out", str(tmp_path / "out"))
+    assert refused.exit_code == 2
+    assert "holds more than tensors" in refused.output
+    assert not (tmp_path / "out").exists()
+    found = call("run", *arguments, "--out", str(tmp_path / "out"), "--trust")
+    assert found.exit_code == 0, found.output
 
 
 def test_downloads_happen_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
