@@ -90,6 +90,7 @@ class Xgboost(nn.Module):
         check_inputs(inputs, self.image_shape, fitted=len(self.learnt) > 0, name=self.name)
         if self._read is None:
             self._read = _library().Booster(model_file=bytearray(self.learnt.cpu().numpy().tobytes()))
+            self._read.set_param({"nthread": torch.get_num_threads()})
         pixels = inputs.detach().flatten(1).float().cpu().numpy()
         margins = np.asarray(self._read.inplace_predict(pixels, predict_type="margin"))
         if self.n_classes == 2:

@@ -96,6 +96,8 @@ def test_facts_of_a_metric_agree_with_one_another(entry):
         "interpreter",
         "sum",
         "classes",
+        "gradient",
+        "parameters",
     }
 
 
