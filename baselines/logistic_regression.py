@@ -33,7 +33,7 @@ class LogisticRegression(nn.Module):
         >>> train, test = Digits(split="train"), Digits()
         >>> model = LogisticRegression(train.image_shape, 10)
         >>> model.fit(train, LogisticRegression.recipe("digits"), seed=0)
-        >>> bool((model(test.take(range(50)).images).argmax(1) == test.labels[:50]).float().mean() > 0.9)
+        >>> bool((model(test.take(range(50)).images).argmax(1) == test.labels[:50]).float().mean() > 0.8)
         True
     """
 
