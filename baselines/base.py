@@ -29,6 +29,8 @@ class Explainer(Protocol):
       `"masks"`, `(B, H, W)` bool object masks of the inputs (controls only);
     * `control: ClassVar[bool]`, true for explainers that only mark a floor or a ceiling;
     * `refuses(model) -> str | None`, the reason why the method does not apply to a model;
+    * `needs_gradient: ClassVar[bool]`, whether it differentiates the model (default false: it is then asked about a
+      model without gradients as well, and fails with a message if it does differentiate; see `has_gradients`);
     * `sums_to: ClassVar[str | None]`, what the attributions add up to: `"logit"`, the target's logit;
       `"difference"`, what it is above that of the reference input; `None` (default), nothing in particular;
       `"own"`, what the model says in `own_sums_to`;
@@ -154,7 +156,21 @@ def is_encoder(model: nn.Module) -> bool:
         >>> is_encoder(network), is_encoder(nn.Flatten())
         (True, False)
     """
-    return bool(getattr(model, "encoder", False))
+    return getattr(model, "encoder", False) is True  # a layer of a classifier may be called so
+
+
+def has_gradients(model: nn.Module) -> bool:
+    """Whether a model's logits can be differentiated; one that cannot, such as a tree, says `differentiable = False`.
+
+    Explainers that state `needs_gradient`, and metrics that need `"gradient"`, do not apply to it.
+
+    Example:
+        >>> network = nn.Flatten()
+        >>> network.differentiable = False
+        >>> has_gradients(network), has_gradients(nn.Flatten())
+        (False, True)
+    """
+    return bool(getattr(model, "differentiable", True))
 
 
 def heatmap(attributions: Tensor, size: tuple[int, int], reduction: Reduction, *, rectified: bool = False) -> Tensor:

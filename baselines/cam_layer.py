@@ -7,6 +7,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
+from .base import has_gradients
+
 
 def cam_layer(model: nn.Module, inputs: Tensor, name: str | None = None) -> nn.Module:
     """Find the layer whose output the Grad-CAM family weighs.
@@ -61,6 +63,8 @@ def lacks_feature_map(model: nn.Module, layer: str | None) -> str | None:
     """
     if layer is not None or getattr(model, "cam_layer", None) is not None:
         return None
+    if not has_gradients(model):
+        return "the model has no feature map: it is no network"
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             return (

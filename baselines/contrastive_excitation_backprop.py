@@ -43,6 +43,7 @@ class ContrastiveExcitationBackprop:
     rectified: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Zhang et al. 2018, arXiv:1608.00507"
 

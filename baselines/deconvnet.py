@@ -37,6 +37,7 @@ class DeconvNet:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Zeiler, Fergus 2014, arXiv:1311.2901"
 

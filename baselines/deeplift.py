@@ -77,6 +77,7 @@ class DeepLift:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = "difference"
     reference: ClassVar[str] = "Shrikumar, Greenside, Kundaje 2017, arXiv:1704.02685"
 

@@ -42,6 +42,7 @@ class ElementwiseGradCam:
     rectified: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Pillai, Pirsiavash 2021, Explainable Models with Consistent Interpretations (AAAI)"
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from captum.attr import Attribution, Deconvolution, GuidedBackprop, GuidedGradCam, Saliency
+from captum.attr import Attribution, Deconvolution, GuidedBackprop, GuidedGradCam, PerturbationAttribution, Saliency
 from torch import Tensor, nn
 
 from .base import Explainer, Reduction
@@ -62,6 +62,11 @@ class FromCaptum:
     def name(self) -> str:
         """The name of the class."""
         return self.method.__name__
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it differentiates the model: every class of Captum that is not one of its perturbation methods."""
+        return not issubclass(self.method, PerturbationAttribution)
 
     def refuses(self, model: nn.Module) -> str | None:
         """Return why this model cannot be explained so, or `None`."""
@@ -118,6 +123,7 @@ class ExplainerFacts(NamedTuple):
         control: whether it only marks a floor or a ceiling.
         sums_to: what the attributions add up to, `"logit"`, `"difference"` or `None`.
         target_free: whether it explains the whole output vector of a model.
+        needs_gradient: whether it differentiates the model.
         source_digest: 16 hexadecimal digits that change with the file that defines it (and, where that file speaks
             of Captum, with Captum's version); empty where there is no source to read.
     """
@@ -130,6 +136,7 @@ class ExplainerFacts(NamedTuple):
     control: bool
     sums_to: str | None
     target_free: bool
+    needs_gradient: bool
     source_digest: str
 
 
@@ -187,6 +194,7 @@ def explainer_facts(explainer: Explainer, model: nn.Module | None = None) -> Exp
         control=getattr(explainer, "control", False),
         sums_to=_sums_to(explainer, model),
         target_free=getattr(explainer, "target_free", False),
+        needs_gradient=getattr(explainer, "needs_gradient", False),
         source_digest=_source_digest(explainer),
     )
 

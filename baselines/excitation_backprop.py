@@ -42,6 +42,7 @@ class ExcitationBackprop:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Zhang et al. 2018, arXiv:1608.00507"
 

@@ -70,6 +70,7 @@ class ExtremalPerturbation:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Fong, Patrick, Vedaldi 2019, arXiv:1910.08485"
 

@@ -55,6 +55,7 @@ class FromZennit:
     """
 
     package: ClassVar[str] = "zennit"
+    needs_gradient: ClassVar[bool] = True
 
     composite: Any = "epsilon"
     options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)

@@ -201,6 +201,7 @@ class FullGrad:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Srinivas, Fleuret 2019, arXiv:1905.00780"
 

@@ -38,6 +38,7 @@ class GradCam:
     rectified: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Selvaraju et al. 2017, arXiv:1610.02391"
 

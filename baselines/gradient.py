@@ -32,6 +32,7 @@ class Gradient:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Simonyan, Vedaldi, Zisserman 2014, arXiv:1312.6034"
 

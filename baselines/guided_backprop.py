@@ -36,6 +36,7 @@ class GuidedBackprop:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Springenberg, Dosovitskiy, Brox, Riedmiller 2015, arXiv:1412.6806"
 

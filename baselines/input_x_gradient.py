@@ -32,6 +32,7 @@ class InputXGradient:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Shrikumar, Greenside, Shcherbina, Kundaje 2016, arXiv:1605.01713"
 

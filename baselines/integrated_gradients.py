@@ -45,6 +45,7 @@ class IntegratedGradients:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = "difference"
     reference: ClassVar[str] = "Sundararajan, Taly, Yan 2017, arXiv:1703.01365"
 

@@ -91,6 +91,7 @@ class Lrp:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Bach et al. 2015, doi:10.1371/journal.pone.0130140"
 

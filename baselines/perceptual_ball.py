@@ -59,6 +59,7 @@ class PerceptualBall:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Elliott, Law, Russell 2021, arXiv:1912.09405"
 

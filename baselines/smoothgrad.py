@@ -44,6 +44,7 @@ class SmoothGrad:
     rectified: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"keys"})
     control: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = True
     sums_to: ClassVar[str | None] = None
     reference: ClassVar[str] = "Smilkov, Thorat, Kim, Viégas, Wattenberg 2017, arXiv:1706.03825"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..baselines.base import Explainer, Interpretable, is_encoder
+from ..baselines.base import Explainer, Interpretable, has_gradients, is_encoder
 from ..baselines.ensure import ExplainerFacts, explainer_facts
 from ..datasets.base import Dataset
 from ..metrics.base import Metric
@@ -153,6 +153,10 @@ def _reason(dataset: Dataset, model: Model, explainer: Explainer | None, metric:
         reason = f'model {model.name} is an encoder: only metrics with `target="none"` apply'
     if reason is None and "interpreter" in metric.needs and not isinstance(model.module, Interpretable):
         reason = f"model {model.name} has no interpreter"
+    if reason is None and "gradient" in metric.needs and not has_gradients(model.module):
+        reason = f"model {model.name} has no gradients"
+    if reason is None and "parameters" in metric.needs and next(model.module.parameters(), None) is None:
+        reason = f"model {model.name} has no parameters"
     return reason if reason is not None or explainer is None else _unfit(explainer, dataset, model, metric)
 
 
@@ -178,5 +182,7 @@ def _unfit(explainer: Explainer, dataset: Dataset, model: Model, metric: Metric)
         return "it is not said what its attributions add up to"
     if "masks" in facts.needs and not dataset.has_masks:
         return f"{facts.name} needs masks, dataset {dataset.name} has none"
+    if facts.needs_gradient and not has_gradients(model.module):
+        return f"{facts.name} needs gradients, model {model.name} has none"
     refuses = getattr(explainer, "refuses", None)
     return None if refuses is None else refuses(model.module)

@@ -203,7 +203,7 @@ class Bam(Metric):
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     chance: ClassVar[float | None] = None
-    needs: ClassVar[frozenset[str]] = frozenset({"explainer", "masks", "backgrounds"})
+    needs: ClassVar[frozenset[str]] = frozenset({"explainer", "masks", "backgrounds", "gradient"})
     reference: ClassVar[str] = (
         "Yang & Kim, Benchmarking Attribution Methods with Relative Feature Importance, arXiv:1907.09701, 2019"
     )

@@ -231,7 +231,8 @@ class Metric(ABC):
         needs: what must be there for the metric to apply: `"explainer"`, `"label"` (one for each sample), `"masks"`,
             `"distractors"`, `"backgrounds"` (the images without their object), `"interpreter"`
             (`interpeval.baselines.base.Interpretable`), `"sum"` (an explainer that says what its attributions add
-            up to), `"classes"` (those of the model are those of the dataset).
+            up to), `"classes"` (those of the model are those of the dataset), `"gradient"` (a model that can be
+            differentiated), `"parameters"` (a model that has some).
         reference: the publication.
         aggregations: `"items"` (mean over samples) and, where papers print it, `"classes"` (mean of class means); or
             `"ratios"` alone, for numbers that are ratios of sums over samples: `values` are then `(B, S)`, the

@@ -74,7 +74,7 @@ class FgsmAccuracy(Metric):
     higher_is_better: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     chance: ClassVar[float | None] = None
-    needs: ClassVar[frozenset[str]] = frozenset({"label"})
+    needs: ClassVar[frozenset[str]] = frozenset({"label", "gradient"})
     reference: ClassVar[str] = "Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015"
 
     epsilons: tuple[float, ...] = (1, 2, 8, 16, 32, 64)

@@ -107,7 +107,7 @@ class ParameterRandomization(Metric):
     higher_is_better: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     chance: ClassVar[float | None] = None
-    needs: ClassVar[frozenset[str]] = frozenset({"explainer"})
+    needs: ClassVar[frozenset[str]] = frozenset({"explainer", "parameters"})
     reference: ClassVar[str] = "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
 
     n_layers: int | None = None

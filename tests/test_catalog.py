@@ -22,7 +22,8 @@ from interpeval.metrics.base import Metric
 LIBRARY = Path(interpeval.bench.__file__).parent.parent
 FOLDERS = {"explainers": "baselines", "models": "baselines", "datasets": "datasets", "metrics": "metrics"}
 EVERYTHING = [entry for kind in KINDS for entry in entries(kind).values()]
-FACTS = ("name", "version", "higher_is_better", "range", "chance", "needs", "reference", "control", "has_masks")
+FACTS = ("name", "version", "higher_is_better", "range", "chance", "needs", "reference", "control", "has_masks",
+         "needs_gradient")  # fmt: skip
 
 
 def named_classes(folder):
@@ -95,6 +96,8 @@ def test_facts_of_a_metric_agree_with_one_another(entry):
         "interpreter",
         "sum",
         "classes",
+        "gradient",
+        "parameters",
     }
 
 
@@ -111,6 +114,11 @@ def test_the_contract_of_part_one_is_there():
             "negative_quadrants_heatmap", "accuracy", "cost"} <= entries("metrics").keys()  # fmt: skip
     assert {"digits", "digit_scenes"} <= entries("datasets").keys()
     assert {"site", "cifar_cnn"} <= entries("models").keys()
+
+
+def test_the_comparators_of_self_explaining_models_are_there():
+    assert {"lenet", "site_backbone", "resnet18_gap", "resnet18_gmp", "decision_tree", "random_forest",
+            "logistic_regression", "xgboost"} <= entries("models").keys()  # fmt: skip
 
 
 def test_listing_imports_nothing_heavy():

@@ -147,6 +147,16 @@ def test_arguments_that_are_not_what_they_must_be(
         evaluate(**arguments)
 
 
+def test_a_classifier_with_a_layer_called_encoder_is_no_encoder() -> None:
+    class Classifier(SmallNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Identity()
+
+    board = evaluate(Classifier(), Grad(), Pictures(), [Accuracy()], controls=False, device="cpu").summary()
+    assert set(board["kind"]) == {"measured"}
+
+
 def test_an_encoder_is_scored_without_targets_alone() -> None:
     class Encoder(SmallNet):
         encoder = True

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interpeval.baselines import site
+from interpeval.baselines import prototype_loss, rigid_motion, site
 from interpeval.baselines.base import SelfExplaining
 from interpeval.baselines.site import Site
 from reference import site as slow
@@ -119,7 +119,7 @@ def test_every_relu_is_a_module_used_once_and_leaves_its_input_alone() -> None:
 
 def test_the_layer_for_grad_cam_is_a_map_of_a_quarter_of_the_side_after_its_relu() -> None:
     model, shapes = Site((1, 28, 28), 2, width=32).eval(), []
-    layer = model.get_submodule(Site.cam_layer)
+    layer = model.get_submodule(model.cam_layer)
     assert isinstance(layer, nn.ReLU)
     layer.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape)))
     model(torch.zeros(3, 1, 28, 28))
@@ -129,7 +129,7 @@ def test_the_layer_for_grad_cam_is_a_map_of_a_quarter_of_the_side_after_its_relu
 def test_a_quarter_turn_is_exact() -> None:
     """Output (x, y) reads input R(90°)(x, y) = (-y, x): the top right corner reads the bottom right one."""
     images = random_images(1)
-    turned = site.warp(images, site.rigid(torch.tensor([math.pi / 2]), torch.zeros(1, 2)))
+    turned = rigid_motion.warp(images, rigid_motion.rigid(torch.tensor([math.pi / 2]), torch.zeros(1, 2)))
     torch.testing.assert_close(turned, torch.rot90(images, 1, (2, 3)), atol=1e-5, rtol=0)
     assert not torch.allclose(turned, torch.rot90(images, -1, (2, 3)), atol=1e-2)
 
@@ -137,7 +137,7 @@ def test_a_quarter_turn_is_exact() -> None:
 def test_a_shift_by_whole_pixels_is_exact_and_leaves_zeros() -> None:
     """Half a side of seven pixel steps is 1: two pixels are 4/7."""
     images = random_images(1)
-    moved = site.warp(images, site.rigid(torch.zeros(1), torch.tensor([[4 / 7, 0.0]])))
+    moved = rigid_motion.warp(images, rigid_motion.rigid(torch.zeros(1), torch.tensor([[4 / 7, 0.0]])))
     torch.testing.assert_close(moved[..., :-2], images[..., 2:], atol=1e-5, rtol=0)
     assert (moved[..., -2:].abs() < 1e-5).all()
 
@@ -146,7 +146,7 @@ def test_transformations_are_drawn_from_the_published_family() -> None:
     """Moments and limits of U(-90°, 90°) and U(-0.5, 0.5), and proper rotations: no scaling, no shear."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        matrices = site.random_rigid(4000)
+        matrices = rigid_motion.random_rigid(4000)
     angles, shifts = torch.atan2(matrices[:, 1, 0], matrices[:, 0, 0]), matrices[:, :, 2]
     turns = matrices[:, :, :2]
     torch.testing.assert_close(turns @ turns.mT, torch.eye(2).expand(4000, 2, 2))
@@ -163,20 +163,20 @@ def test_moving_back_restores_the_interior() -> None:
     """A smooth image, since resampling twice blurs; moving forth twice instead is the control."""
     place = torch.linspace(-2, 2, 28)
     images = (torch.sin(place)[:, None] * torch.cos(place)[None, :])[None, None].repeat(3, 1, 1, 1)
-    matrices = site.rigid(torch.tensor([0.4, -1.2, 1.5]), torch.tensor([[0.2, -0.1], [0.0, 0.3], [-0.4, 0.4]]))
-    back = site.inverse(matrices)
-    seen = site.warp(site.warp(torch.ones_like(images), matrices), back) > 0.999
-    moved = site.warp(images, matrices)
+    matrices = rigid_motion.rigid(torch.tensor([0.4, -1.2, 1.5]), torch.tensor([[0.2, -0.1], [0.0, 0.3], [-0.4, 0.4]]))
+    back = rigid_motion.inverse(matrices)
+    seen = rigid_motion.warp(rigid_motion.warp(torch.ones_like(images), matrices), back) > 0.999
+    moved = rigid_motion.warp(images, matrices)
     assert seen.flatten(1).sum(1).min() > 200
-    assert (site.warp(moved, back) - images)[seen].abs().max() < 0.01
-    assert (site.warp(moved, matrices) - images)[seen].abs().max() > 0.3
+    assert (rigid_motion.warp(moved, back) - images)[seen].abs().max() < 0.01
+    assert (rigid_motion.warp(moved, matrices) - images)[seen].abs().max() > 0.3
 
 
 def test_examples_are_of_their_class_and_every_member_gets_drawn() -> None:
     labels = torch.tensor([2, 0, 2, 3, 2, 0] * 20)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        rows = site.draw_examples(labels, 5)
+        rows = prototype_loss.draw_examples(labels, 5)
     assert rows.shape == (120, 5)
     for label in (0, 2, 3):
         assert (labels[rows[:, label]] == label).all()
@@ -192,7 +192,9 @@ def test_the_loss_is_the_published_one_restated(monkeypatch: pytest.MonkeyPatch)
     examples = torch.tensor([[1, 0, -1], [3, 2, -1], [1, 2, -1], [3, 0, -1]])
     images, labels = random_images(4).double(), torch.tensor([1, 0, 1, 0])
     model = small_site().double()
-    monkeypatch.setattr(site, "random_rigid", lambda count: site.rigid(angles.double(), shifts.double())[:count])
+    monkeypatch.setattr(
+        site, "random_rigid", lambda count: rigid_motion.rigid(angles.double(), shifts.double())[:count]
+    )
     monkeypatch.setattr(site, "draw_examples", lambda *_: examples)
 
     def prototypes_of(moved: np.ndarray) -> np.ndarray:
@@ -218,16 +220,18 @@ def test_the_loss_is_the_published_one_restated(monkeypatch: pytest.MonkeyPatch)
 def test_an_undecided_prototype_costs_ln_2_for_every_pixel_that_is_its_own(columns: int, share: float) -> None:
     prototypes, images = torch.full((2, 3, *SMALL), 0.5), random_images(2)
     # Not quite whole pixels: rounding must not decide on which side of the rim a column falls.
-    matrices = site.rigid(torch.zeros(2), torch.tensor([[(columns - 1e-4 * bool(columns)) * 2 / 7, 0.0]]).expand(2, 2))
-    loss = site.prototype_loss(prototypes, matrices, images, torch.zeros(2, 3, dtype=torch.int64))
+    matrices = rigid_motion.rigid(
+        torch.zeros(2), torch.tensor([[(columns - 1e-4 * bool(columns)) * 2 / 7, 0.0]]).expand(2, 2)
+    )
+    loss = prototype_loss.prototype_loss(prototypes, matrices, images, torch.zeros(2, 3, dtype=torch.int64))
     assert loss.item() == pytest.approx(math.log(2) * share, rel=1e-4)
 
 
 def test_a_class_without_an_example_adds_nothing_but_is_counted() -> None:
     images, examples = random_images(2), torch.tensor([[0, -1], [1, -1]])
     prototypes = torch.full((2, 2, *SMALL), 0.5, requires_grad=True)
-    still = site.rigid(torch.zeros(2), torch.zeros(2, 2))
-    loss = site.prototype_loss(prototypes, still, images, examples)
+    still = rigid_motion.rigid(torch.zeros(2), torch.zeros(2, 2))
+    loss = prototype_loss.prototype_loss(prototypes, still, images, examples)
     loss.backward()
     assert loss.item() == pytest.approx(math.log(2) / 2)
     assert prototypes.grad is not None
@@ -261,7 +265,7 @@ def test_a_handful_of_samples_is_learnt_with_prototypes_of_their_classes() -> No
     bars[0, 0, 1, 1:7], bars[1, 0, 2:6, 2:6], bars[2, 0, 1:7, 3] = 1, 1, 1
     images, labels = bars.repeat(8, 1, 1, 1), torch.arange(3).repeat(8)
     model = small_site(seed=3)
-    still = site.rigid(torch.zeros(24), torch.zeros(24, 2))
+    still = rigid_motion.rigid(torch.zeros(24), torch.zeros(24, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     with torch.random.fork_rng(devices=[]), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(0)

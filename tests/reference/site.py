@@ -1,4 +1,4 @@
-"""SITE's training loss, from METHODS A.2-A.5 and A.8, in float64 and with loops."""
+"""SITE's training losses, for MNIST and for CIFAR-10, in float64 and with loops."""
 
 from __future__ import annotations
 
@@ -42,6 +42,63 @@ def loss(
                     p, t = prototype[place], images[examples[b][c]][place]
                     distance -= t * math.log(p) + (1 - t) * math.log(1 - p)
     return classification / size + weight * distance / count, logits
+
+
+def latent_loss(
+    images: Array,
+    labels: Sequence[int],
+    angles: Sequence[float],
+    shifts: Sequence[tuple[float, float]],
+    examples: Sequence[Sequence[int]],
+    latents_of: Callable[[Array], Array],
+    prototypes_of: Callable[[Array], Array],
+    weight: float,
+    *,
+    along: Sequence[int] | None,
+) -> tuple[float, Array]:
+    """Return the loss and the `(B, K)` logits of a form with a latent map; every batch goes through `latents_of` whole.
+
+    `along` is `None` to move prototypes back; or the classes to compare, their examples being moved like the input.
+    """
+    size = len(images)
+    forth = [(rotation(angles[b]), np.array(shifts[b])) for b in range(size)]
+    latent = latents_of(filled([resample(images[b], *forth[b]) for b in range(size)], forth))
+    prototypes = prototypes_of(latent)
+    logits = np.array([[float((one * latent[b]).sum()) for one in prototypes[b]] for b in range(size)])
+    classification = sum(
+        math.log(sum(math.exp(z - row[y]) for z in row)) for row, y in zip(logits, labels, strict=True)
+    )
+    total, count = 0.0, 0
+    if along is None:
+        wanted = latents_of(images)
+        for b in range(size):
+            back = (forth[b][0].T, -forth[b][0].T @ forth[b][1])
+            whole = resample(np.ones_like(latent[b]), *back) > 0.999
+            for c in range(prototypes.shape[1]):
+                count += latent[b].size
+                if examples[b][c] >= 0:
+                    found = (resample(prototypes[b, c], *back) + 1) / 2
+                    total += entropy(found[whole], (wanted[examples[b][c]][whole] + 1) / 2)
+    else:
+        pairs = [(b, c) for b in range(size) for c in along]
+        turns = [forth[b] for b, _ in pairs]
+        moved = [resample(images[examples[b][c]], *forth[b]) for b, c in pairs]
+        for (b, c), wanted in zip(pairs, latents_of(filled(moved, turns)), strict=True):
+            count += wanted.size
+            total += entropy((prototypes[b, c] + 1) / 2, (wanted + 1) / 2)
+    return classification / size + weight * total / count, logits
+
+
+def filled(moved: list[Array], matrices: list[tuple[Array, Array]]) -> Array:
+    """Give pixels that lie wholly outside the smallest value of all."""
+    smallest = min(image.min() for image in moved)
+    seen = [resample(np.ones_like(image), *matrix) for image, matrix in zip(moved, matrices, strict=True)]
+    return np.stack([np.where(s > 0, image, smallest) for image, s in zip(moved, seen, strict=True)])
+
+
+def entropy(found: Array, wanted: Array) -> float:
+    """Sum of binary cross-entropies."""
+    return float(-(wanted * np.log(found) + (1 - wanted) * np.log(1 - found)).sum())
 
 
 def rotation(angle: float) -> Array:
