@@ -142,14 +142,14 @@ def _differences(sources: Sequence[Source]) -> Iterable[str]:
     """Name dataset revisions, metric versions and seeds in which sources differ from the first one that has any."""
     seen: dict[tuple[str, str], tuple[str, frozenset[str | int]]] = {}
     for source in sources:
-        facts: dict[tuple[str, str], set[str | int]] = defaultdict(set)
+        facts: dict[tuple[str, str], frozenset[str | int]] = defaultdict(frozenset)
         for row in source.records:
             if row.kind != "reported":
-                facts["revision of dataset", row.dataset].add(row.dataset_revision)
-                facts["version of metric", row.metric].add(row.metric_version)
-                facts["seed", ""].add(row.seed)
+                facts["revision of dataset", row.dataset] |= {row.dataset_revision}
+                facts["version of metric", row.metric] |= {row.metric_version}
+                facts["seed", ""] |= {row.seed}
         for (what, whose), values in sorted(facts.items()):
-            name, first = seen.setdefault((what, whose), (source.name, frozenset(values)))
+            name, first = seen.setdefault((what, whose), (source.name, values))
             if first != values:
                 of = f"{what} `{whose}`" if whose else what
                 yield f"{of}: {_listed(first)} in {name}, {_listed(values)} in {source.name}"

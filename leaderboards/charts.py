@@ -7,7 +7,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -130,9 +130,13 @@ def _shortened(attribute: re.Match[str]) -> str:
 
 
 @contextmanager
-def _plain_style() -> Iterator[None]:
+def _plain_style() -> Generator[None]:
     # Letters as text take a fraction of the space of outlines.
-    ours = {"svg.hashsalt": "interpeval", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans", "Verdana"]}
+    ours: dict[Any, Any] = {
+        "svg.hashsalt": "interpeval",
+        "svg.fonttype": "none",
+        "font.sans-serif": ["DejaVu Sans", "Verdana"],
+    }
     with matplotlib.style.context("default"), mpl.rc_context(ours):
         yield
 
@@ -234,6 +238,7 @@ def _draw_costs(sheet: Sheet, columns: list[Column], costs: dict[str, float]) ->
                 look: dict[str, Any] = {"marker": marks[style.label], "markersize": 4.5, "color": style.colour}
                 panel.plot([cost] * 3, [low, record.value, high], markevery=[1], linewidth=1, **look)
         panel.set_xscale("symlog", linthresh=1, linscale=0.5)
+        panel.xaxis.set_major_formatter(lambda passes, _: f"{passes:g}")
         panel.set_xlim(left=-0.3)
         panel.set_xlabel("passes for one explanation", fontsize=7)
         _titled(panel, column)

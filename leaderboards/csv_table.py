@@ -19,7 +19,8 @@ from .files import write_whole
 from .record import COLUMNS, Record
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-_TEXT_COLUMNS = frozenset(field.alias or name for name, field in Record.model_fields.items() if field.annotation is str)
+TEXT_COLUMNS = frozenset(field.alias or name for name, field in Record.model_fields.items() if field.annotation is str)
+"""The columns that hold any text."""
 
 
 def write_csv(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
@@ -78,15 +79,18 @@ def quoted_cell(value: object) -> str:
         >>> quoted_cell("=1+1"), quoted_cell("a,b"), quoted_cell(1 / 3), quoted_cell(None)
         ("'=1+1", '"a,b"', '0.333333333', '')
     """
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return format(value + 0.0, ".9g")  # adding 0 turns -0 into 0
-    text = str(value)
+    text = cell_text(value)
     if isinstance(value, str) and _FORMULA.match(text):
         text = "'" + text
     # Not left to `csv.writer`: before Python 3.13 it does not quote a lone carriage return.
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
+
+
+def cell_text(value: object) -> str:
+    """Return a value as text: missing is empty, floats have 9 significant digits."""
+    if isinstance(value, float):
+        return format(value + 0.0, ".9g")  # adding 0 turns -0 into 0
+    return "" if value is None else str(value)
 
 
 def plain_cell(cell: str) -> str:
@@ -123,6 +127,6 @@ def _record(cells: list[str], where: str) -> Record:
 
 def _value(column: str, cell: str) -> str | None:
     """Undo `quoted_cell`; turning text into numbers is left to `Record`."""
-    if column in _TEXT_COLUMNS:
+    if column in TEXT_COLUMNS:
         return plain_cell(cell)
     return cell or None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -134,7 +134,7 @@ def _places(
     met: NDArray[np.bool_],
     *,
     paired: bool,
-) -> Mapping[Row, Place]:
+) -> dict[Row, Place]:
     found = standings(names, scores, better, met)
     ranked = [i for i, standing in enumerate(found) if standing is not None]
     return {
