@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -146,6 +148,7 @@ def page(board: Board, notes: Notes) -> str:
     content = _Content(board, notes)
     return environment.get_template("page.html.jinja").render(
         notes=notes,
+        wbr=Markup("<wbr>"),
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file
@@ -380,15 +383,17 @@ class _Content:
 
     @property
     def metrics(self) -> list[dict[str, str]]:
-        found = {row.metric: row for row in self.board.records}
+        found: dict[str, list[Record]] = defaultdict(list)
+        for row in self.board.records:
+            found[row.metric].append(row)
         return [
             {
                 "name": printable(name),
-                "direction": "higher is better" if row.higher_is_better else "lower is better",
-                "facts": _facts_of(self.notes.metrics.get(name, MetricNote()), row),
+                "direction": _direction(rows),
+                "facts": _facts_of(self.notes.metrics.get(name, MetricNote()), rows[0]),
                 "words": printable(self.notes.metrics.get(name, MetricNote()).words),
             }
-            for name, row in sorted(found.items())
+            for name, rows in sorted(found.items())
         ]
 
     @property
@@ -481,7 +486,7 @@ def _heading(sheet: Sheet, column: Column) -> dict[str, Any]:
     chance, known = _chance(column)
     return {
         "name": column.name,
-        "words": [printable(word) for word in column.words],
+        "words": [re.findall("[^_]*_|[^_]+", printable(word)) for word in column.words],  # a line may break after _
         "higher": column.higher_is_better,
         "chance": "" if chance is None else format(chance, ".3g"),
         "chance_from": known,
@@ -546,6 +551,14 @@ def _extremes(item: Series, *, higher: bool) -> tuple[str, str, str, str]:
     best = min(scored, key=lambda pair: (sign * pair[0], pair[1]))
     worst = min(scored, key=lambda pair: (-sign * pair[0], pair[1]))
     return printable(best[1]), f"{best[0]:.3g}", printable(worst[1]), f"{worst[0]:.3g}"
+
+
+def _direction(rows: Iterable[Record]) -> str:
+    """Where better is; for every variant, if that depends on it."""
+    variants = {row.variant: row.higher_is_better for row in rows if row.kind == "measured"}
+    if len(set(variants.values())) > 1:
+        return printable(", ".join(f"{name} {'↑' if higher else '↓'}" for name, higher in sorted(variants.items())))
+    return "higher is better" if all(variants.values()) else "lower is better"
 
 
 def _facts_of(note: MetricNote, row: Record) -> str:
