@@ -179,12 +179,14 @@ def _contradict(first: Record, record: Record) -> bool:
 
 
 def _series(sources: Sequence[Source], owners: dict[Row, str]) -> list[Series | NotApplicable]:
-    """Series of every source for the rows that were taken from it, and its curves if it has such rows."""
+    """Series of every source, but for those of a metric of which rows were taken from other sources only."""
+    holders: dict[Row, set[str]] = defaultdict(set)
+    for (*metric, _, seed), name in owners.items():
+        holders[*metric, seed].add(name)
     found: dict[Row, Series | NotApplicable] = {}
     for source in sources:
-        mine = {key[:-2] for key, name in owners.items() if name == source.name}
         for item in source.series:
-            if position(item)[:-1] in mine:
+            if source.name in holders.get((*position(item)[:-1], item.seed), {source.name}):
                 found.setdefault(row_of(item), item)
     return list(found.values())
 

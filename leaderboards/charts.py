@@ -55,15 +55,17 @@ def curve_charts(board: Board) -> list[Chart]:
     """Draw the curves of every metric that has any, with their intervals as bands."""
     curves = [item for item in board.series if isinstance(item, Series) and item.is_curve]
     charts: list[Chart] = []
-    for metric in sorted({item.metric for item in curves}):
-        mine = [item for item in curves if item.metric == metric]
+    groups = sorted({(item.metric, item.metric_version, item.seed) for item in curves})
+    for metric, version, seed in groups:  # what must not be mixed is not drawn into one panel
+        mine = [item for item in curves if (item.metric, item.metric_version, item.seed) == (metric, version, seed)]
+        alone = sum(metric == other for other, *_ in groups) == 1
+        title = metric if alone else f"{metric} v{version}, seed {seed}"
         subjects = " and ".join(sorted({f"{item.dataset}, {item.model}" for item in mine}))
         alt = (
             f"Curves of {metric} on {subjects}: one line for each explainer with its 95 % interval as a band. The "
             "areas below them stand in the table."
         )
-        seed = mine[0].seed
-        charts.append(_chart(metric, lambda mine=mine, seed=seed: draw_curves(mine, seed=seed), alt))
+        charts.append(_chart(title, lambda mine=mine, seed=seed: draw_curves(mine, seed=seed), alt))
     return charts
 
 
