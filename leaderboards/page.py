@@ -148,7 +148,6 @@ def page(board: Board, notes: Notes) -> str:
     content = _Content(board, notes)
     return environment.get_template("page.html.jinja").render(
         notes=notes,
-        wbr=Markup("<wbr>"),
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file
@@ -227,7 +226,9 @@ class _Content:
         }
 
     def _lines(self, sheet: Sheet, columns: list[Column]) -> Iterator[dict[str, Any]]:
-        cells = [(column, sheet.cells(column), _span(column)) for column in columns]
+        cells = [
+            (column, sheet.cells(column), None if column.metric in PRICES else _span(column)) for column in columns
+        ]
         for label, control in sheet.names.items():
             line: list[dict[str, Any]] = []
             for column, found, span in cells:
@@ -235,7 +236,7 @@ class _Content:
                 line.append({"kind": "none"} if cell is None else self._number(cell, column, span))
                 if sheet.has_reported(column):
                     line.append(_reported(sheet.reported(cell.record) if cell else ()))
-            yield {"label": label, "control": control, "cells": line}
+            yield {"label": label, "bits": _bits(label), "control": control, "cells": line}
 
     def _number(self, cell: Cell, column: Column, span: _Span | None) -> dict[str, Any]:
         record = cell.record
@@ -486,12 +487,17 @@ def _heading(sheet: Sheet, column: Column) -> dict[str, Any]:
     chance, known = _chance(column)
     return {
         "name": column.name,
-        "words": [re.findall("[^_]*_|[^_]+", printable(word)) for word in column.words],  # a line may break after _
+        "words": [_bits(printable(word)) for word in column.words],
         "higher": column.higher_is_better,
         "chance": "" if chance is None else format(chance, ".3g"),
         "chance_from": known,
         "reported": sheet.has_reported(column),
     }
+
+
+def _bits(name: str) -> list[str]:
+    """Parts of a name between which a line may break: after each underscore."""
+    return re.findall("[^_]*_|[^_]+", name)
 
 
 def _reported(rows: Iterable[Record]) -> dict[str, Any]:
