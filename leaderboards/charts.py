@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import matplotlib.style
@@ -29,6 +29,8 @@ from .sheets import Sheet, sheets_of
 _ACROSS = 4  # panels side by side
 _PANEL = (2.5, 2.2)  # inches
 _LEGEND = 1.9
+_SVG = "{http://www.w3.org/2000/svg}"
+_NUMBERS = frozenset({"d", "x", "y", "points"})  # attributes that are lengths
 _MARKERS = "osD^vP*XdphH8<>"
 
 
@@ -101,11 +103,11 @@ def cost_charts(board: Board) -> list[Chart]:
 
 
 def svg_of(draw: Callable[[], Figure]) -> bytes:
-    """Draw a figure and return it as SVG, whatever the user's settings are; numbers have two decimals.
+    """Draw a figure and return it as SVG, whatever the user's settings are.
 
     Example:
         >>> svg_of(lambda: Figure(figsize=(1, 1)))[:5]
-        b'<?xml'
+        b'<svg '
     """
     with _plain_style():
         figure = draw()
@@ -117,18 +119,38 @@ def svg_of(draw: Callable[[], Figure]) -> bytes:
 
 
 def _compact(text: str) -> str:
-    """Say the same in fewer letters: two decimals, a class for each style, no names of groups."""
-    text = re.sub(r' (?:d|x|y|points)="[^"]*"', _shortened, text)
-    text = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", re.sub(r'<g id="[^"]*"', "<g", text))
-    styles = list(dict.fromkeys(re.findall(r' style="([^"]*)"', text)))
-    for number, style in enumerate(styles):
-        text = text.replace(f' style="{style}"', f' class="s{number}"')
-    rules = "".join(f".s{number}{{{html.unescape(style)}}}" for number, style in enumerate(styles))
-    return re.sub(r"\n\s*", "\n", text.replace("</style>", f"{rules}</style>", 1))
+    """Say the same in fewer letters: one decimal, a class for each style, no groups that say nothing."""
+    root = ElementTree.fromstring(text)  # noqa: S314  # matplotlib's
+    styles: dict[str, str] = {}
+    for node in root.iter():
+        node.text, node.tail = ((part or "").strip() or None for part in (node.text, node.tail))
+        for name in _NUMBERS & node.attrib.keys():
+            node.set(name, _shortened(node.get(name, "")))
+        if "style" in node.attrib:
+            node.set("class", styles.setdefault(node.attrib.pop("style"), f"s{len(styles)}"))
+        if node.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
+            del node.attrib["transform"]
+        if node.tag == f"{_SVG}g":
+            node.attrib.pop("id", None)
+    _ungroup(root)
+    rules = root.find(f".//{_SVG}style")
+    if rules is not None:
+        rules.text = (rules.text or "") + "".join(f".{name}{{{style}}}" for style, name in styles.items())
+    ElementTree.register_namespace("", _SVG[1:-1])
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _shortened(attribute: re.Match[str]) -> str:
-    return re.sub(r"\d+\.\d{3,}", lambda number: format(float(number[0]), ".2f"), attribute[0]).replace(" \n", " ")
+def _ungroup(node: ElementTree.Element) -> None:
+    """Put what groups without attributes hold in their place."""
+    for child in node:
+        _ungroup(child)
+    node[:] = [part for child in node for part in (child if child.tag == f"{_SVG}g" and not child.attrib else [child])]
+
+
+def _shortened(numbers: str) -> str:
+    short = re.sub(r"\d+\.\d{2,}", lambda number: format(float(number[0]), ".1f"), numbers)
+    return " ".join(short.split())
 
 
 @contextmanager
@@ -175,7 +197,7 @@ def _grid(count: int, *, legend: float, height: float = _PANEL[1]) -> tuple[Figu
     for panel in panels[count:]:
         panel.set_visible(False)
     for panel in panels:
-        panel.tick_params(labelsize=7)
+        panel.tick_params(which="both", labelsize=7, bottom=False, left=False)
         panel.grid(color="#E6E6E6", linewidth=0.6)
         panel.set_axisbelow(True)
         for side in ("top", "right"):

@@ -12,7 +12,7 @@ from .columns import Column
 from .names import printable
 from .sheets import Cell, Sheet, citation_value, sheets_of
 
-_PER_TABLE = 6  # columns that fit on a page
+_PER_TABLE = 4  # columns that fit on a page
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

@@ -424,11 +424,15 @@ class _Content:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        records = self.board.records
+        cells = [[cell_text(value) for value in row.model_dump(by_alias=True).values()] for row in self.board.records]
         return {
             "columns": COLUMNS,
             "text": [place for place, name in enumerate(COLUMNS) if name in TEXT_COLUMNS],
-            "rows": [[cell_text(value) for value in record.model_dump(by_alias=True).values()] for record in records],
+            # 0 stands for what the row before has too, which halves the table.
+            "rows": [
+                [0 if cell == before else cell for cell, before in zip(row, previous, strict=True)]
+                for row, previous in zip(cells, [[None] * len(COLUMNS), *cells], strict=False)
+            ],
             "places": {
                 str(self.rows[row]): _place_facts(place) for row, place in self.board.places.items() if row in self.rows
             },

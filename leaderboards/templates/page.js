@@ -4,6 +4,9 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const data = JSON.parse($("#data").textContent);
   const tables = all("table.board");
+  data.rows.forEach((row, number) => row.forEach((cell, place) => {
+    if (cell === 0) row[place] = data.rows[number - 1][place]; // as in the row before
+  }));
 
   // Sorting: better first, then worse first; what has no value comes last either way.
   const valueOf = (row, column) => row.cells[column].dataset.sort;
