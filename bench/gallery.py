@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..leaderboards.page import Gallery, GallerySample, Picture
+from ..leaderboards.page import Gallery, GallerySample, Picture, Subject
 from .store import Unit
 
 _CELL = 1.15  # inches
@@ -100,9 +100,12 @@ def galleries(units: Sequence[Unit]) -> list[Gallery]:
     Heatmaps are shown on one diverging scale, white at 0, that is safe for colour-blind readers; pictures are at most
     `_LARGEST` pixels wide and high.
     """
-    return [
-        _gallery(block) for blocks in _blocks(units).values() for block in _same_subject(blocks) if block[0].previews
-    ]
+    found: dict[Subject, dict[tuple[str, str], Unit]] = defaultdict(dict)
+    for unit in units:
+        if unit.previews:
+            # A subject's first unit holds its previews.
+            found[_subject(unit)].setdefault((unit.about["explainer"], unit.about["explainer_params"]), unit)
+    return [_gallery(list(block.values())) for block in found.values()]
 
 
 def scale_colours() -> list[tuple[float, str]]:
@@ -111,15 +114,7 @@ def scale_colours() -> list[tuple[float, str]]:
     return [(float(place), to_hex(colormaps[_SIGNED](place))) for place in places]
 
 
-def _same_subject(block: Sequence[Unit]) -> list[list[Unit]]:
-    """Split units of one dataset and model name by what else tells subjects apart."""
-    subjects: dict[tuple[Any, ...], list[Unit]] = defaultdict(list)
-    for unit in block:
-        subjects[_subject(unit)].append(unit)
-    return list(subjects.values())
-
-
-def _subject(unit: Unit) -> tuple[str, str, str, str, int]:
+def _subject(unit: Unit) -> Subject:
     about = unit.about
     names = (about["dataset"], about["dataset_revision"], about["model"], about["model_digest"])
     return (*names, int(about["seed"]))
