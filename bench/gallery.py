@@ -145,7 +145,6 @@ def _map_picture(unit: Unit, row: int) -> Picture:
     picture = Image.fromarray(level)
     if max(picture.size) > _LARGEST:  # averaged before colours are given
         picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
-    picture = Image.fromarray(np.asarray(picture), mode="P")
     picture.putpalette((colormaps[_SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes())
     top, left = np.unravel_index(int(values.argmax()), values.shape)
     alt = (
