@@ -198,6 +198,26 @@ def status_command(folder: Path) -> None:
         click.echo(f"failed: {failure['explainer'] or failure['model']}: {failure['message']}")
 
 
+@main.command("board")
+@click.argument("sources", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--name", default="leaderboard", show_default=True, help="Name of the tables, without ending.")
+@click.option("--allow-mixed", is_flag=True, help="Take runs that differ in revision, version, seed or samples.")
+def board_command(sources: tuple[Path, ...], out: Path, name: str, allow_mixed: bool) -> None:
+    """Merge runs into one board: index.html, and a table as CSV, Markdown and LaTeX.
+
+    DIR is the folder of a run, or a `leaderboard.csv`. Runs whose dataset revision, metric version or seed differ must
+    not stand in one table: they are refused, or kept apart with --allow-mixed.
+    Exit codes: 0 done, 2 unusable input (nothing written).
+    """
+    from .boards import write_board
+
+    board = _guarded(lambda: write_board(sources, out, name=name, allow_mixed=allow_mixed))
+    for note in board.notes:
+        click.echo(_printable(note))
+    click.echo(f"{len(board.records)} rows. In {out}: index.html, {name}.csv, {name}.md, {name}.tex")
+
+
 @main.command("conform")
 @click.argument("explainer")
 @click.option("--model", metavar="M[@weights]", help="Model to explain, with --dataset. Default: a small network.")
@@ -350,7 +370,7 @@ def _report(outcome: Outcome, folder: Path) -> None:
         subject = failure.about["explainer"] or failure.about["model"]
         click.echo(f"  {failure.about['dataset']} · {subject}: a unit failed: {_printable(failure.message)}")
     reused = f", {outcome.reused} of its samples taken from earlier work" if outcome.reused else ""
-    made = "leaderboard.csv, run.json, gallery.png, *_curves.png, units/"
+    made = "report.html, leaderboard.csv, run.json, gallery.png, *_curves.png, units/"
     click.echo(f"\n{outcome.seconds:.0f} s{reused}. In {folder}: {made}")
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
+from ..leaderboards.page import Gallery, GallerySample, Picture, Subject
 from .store import Unit
 
 _CELL = 1.15  # inches
 _SIGNED, _POSITIVE = "RdBu_r", "cividis"  # both are safe for colour-blind readers
-_PERCENTILE = 99.5  # one bright pixel must not darken all others
+_LARGEST = 128  # pixels of a picture in a page
+PERCENTILE = 99.5
+"""Of the magnitudes in a map, what its darkest colour stands for: one bright pixel must not darken all others."""
 
 
 def gallery_figure(units: Sequence[Unit], path: Path) -> None:
@@ -79,8 +87,95 @@ def _image(axis: object, image: NDArray[np.float32]) -> None:
 
 
 def _heatmap(axis: object, values: NDArray[np.float32]) -> None:
-    largest = float(np.percentile(np.abs(values), _PERCENTILE)) or float(np.abs(values).max()) or 1.0
+    largest = _scale(values)
     signed = bool((values < 0).any())
     axis.imshow(  # type: ignore[attr-defined]
         values, cmap=_SIGNED if signed else _POSITIVE, vmin=-largest if signed else 0, vmax=largest
     )
+
+
+def galleries(units: Sequence[Unit]) -> list[Gallery]:
+    """Return image, mask and every explainer's heatmap for the samples that units keep previews of, for a page.
+
+    Heatmaps are shown on one diverging scale, white at 0, that is safe for colour-blind readers; pictures are at most
+    `_LARGEST` pixels wide and high.
+    """
+    found: dict[Subject, dict[tuple[str, str], Unit]] = defaultdict(dict)
+    for unit in units:
+        if unit.previews:
+            # A subject's first unit holds its previews.
+            found[_subject(unit)].setdefault((unit.about["explainer"], unit.about["explainer_params"]), unit)
+    return [_gallery(list(block.values())) for block in found.values()]
+
+
+def scale_colours() -> list[tuple[float, str]]:
+    """Positions from 0 to 1 and colours of the scale of heatmaps."""
+    places = np.linspace(0, 1, 9)
+    return [(float(place), to_hex(colormaps[_SIGNED](place))) for place in places]
+
+
+def _subject(unit: Unit) -> Subject:
+    about = unit.about
+    names = (about["dataset"], about["dataset_revision"], about["model"], about["model_digest"])
+    return (*names, int(about["seed"]))
+
+
+def _gallery(block: Sequence[Unit]) -> Gallery:
+    """The samples that the first unit shows, under all explainers that show them."""
+    first = block[0]
+    count = len(first.previews["images"])
+    samples: list[GallerySample] = []
+    for row, name in enumerate(first.ids[:count]):
+        masks = first.previews.get("masks")
+        heatmaps = {
+            (unit.about["explainer"], unit.about["explainer_params"]): _map_picture(unit, unit.ids.index(name))
+            for unit in block
+            if name in unit.ids[: len(unit.previews["heatmaps"])]
+        }
+        image = _picture(_pixels(first.previews["images"][row].numpy()), f"image {name}")
+        mask = None if masks is None else _picture(_grey(masks[row].numpy()), f"mask of {name}: white is the object")
+        samples.append(GallerySample(name, image, mask, heatmaps))
+    return Gallery(_subject(first), samples)
+
+
+def _map_picture(unit: Unit, row: int) -> Picture:
+    values = unit.previews["heatmaps"].numpy()[row].astype(np.float64)
+    largest = _scale(values)
+    level = (255 * np.clip(0.5 + 0.5 * values / largest, 0, 1)).round().astype(np.uint8)
+    picture = Image.fromarray(level)
+    if max(picture.size) > _LARGEST:  # averaged before colours are given
+        picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+    picture.putpalette((colormaps[_SIGNED](np.arange(256))[:, :3] * 255).round().astype(np.uint8).tobytes())
+    top, left = np.unravel_index(int(values.argmax()), values.shape)
+    alt = (
+        f"{unit.about['explainer']} on {unit.ids[row]}: from {values.min():.2g} to {values.max():.2g}, largest "
+        f"at row {top + 1} of {values.shape[0]}, column {left + 1} of {values.shape[1]}"
+    )
+    return Picture(_png(picture), alt, f"± {largest:.2g}" if np.abs(values).max() > 0 else "all 0")
+
+
+def _scale(values: NDArray[np.floating[Any]]) -> float:
+    """What the darkest colour stands for."""
+    return float(np.percentile(np.abs(values), PERCENTILE)) or float(np.abs(values).max()) or 1.0
+
+
+def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    image = image.transpose(1, 2, 0) if len(image) == 3 else image.mean(axis=0)
+    return (255 * image).round().astype(np.uint8)
+
+
+def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(mask, 255, 0).astype(np.uint8)
+
+
+def _picture(pixels: NDArray[np.uint8], alt: str) -> Picture:
+    picture = Image.fromarray(pixels)
+    if max(picture.size) > _LARGEST:
+        picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+    return Picture(_png(picture), alt)
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    return file.getvalue()

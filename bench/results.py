@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from ..leaderboards.terminal import control_notes, summary_table
 from ..metrics.base import Status
 from .gallery import gallery_figure
 from .plan import Inapplicable
+from .report import write_report
 from .store import MetricResult, Store, Unit
 
 SCORE_COLUMNS = (
@@ -46,12 +47,14 @@ class Results:
         inapplicable: metrics that have no meaning for a subject, with the reason.
         seed: seed of the run.
         metric_keys: count only these metrics of the units; all if `None`.
+        manifest: what `run.json` says; empty for results that no run left.
     """
 
     units: Sequence[Unit]
     inapplicable: Sequence[Inapplicable] = ()
     seed: int = 0
     metric_keys: frozenset[str] | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def series(self) -> list[Series]:
@@ -111,7 +114,7 @@ class Results:
         return "\n\n".join(filter(None, [table, "\n".join(control_notes(self.records))]))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the units, `leaderboard.csv` and the pictures into a folder, and return it."""
+        """Write the units, `leaderboard.csv`, the pictures and the page into a folder, and return it."""
         folder = Path(folder)
         store = Store(folder)
         for unit in self.units:
@@ -120,10 +123,11 @@ class Results:
         return folder
 
     def publish(self, folder: Path) -> None:
-        """Write what is made of the units: `leaderboard.csv`, `gallery.png`, `mask_k_curves.png` and their like."""
+        """Write what is made of the units: `leaderboard.csv`, `report.html`, the gallery and the curves."""
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(self.records, folder / "leaderboard.csv")
         self.plot(folder)
+        write_report(self, folder / "report.html")
 
     def plot(self, folder: str | Path = ".") -> list[Path]:
         """Draw the heatmap gallery and the curves into a folder, and return the files."""

@@ -100,8 +100,8 @@ def run(
     manifest = Manifest.begin(folder, suite, plans, options, command)
     failures = _drain(plans, store, options)
     results = manifest.results(store)
+    manifest.finish(failures, results)  # before the page is made, which says what went wrong
     results.publish(folder)
-    manifest.finish(failures, results)
     return Outcome(results, failures, manifest.content["left_out"], reused, time.perf_counter() - start)
 
 
@@ -190,7 +190,7 @@ class Manifest:
             Inapplicable(item["about"], item["metric"], item["version"], item["higher_is_better"], item["reason"])
             for item in self.content["not_applicable"]
         ]
-        return Results(units, left_out, self.content["seed"], frozenset(metric_keys))
+        return Results(units, left_out, self.content["seed"], frozenset(metric_keys), self.content)
 
     def progress(self, store: Store) -> list[dict[str, Any]]:
         """Return, for every row, how many of its units are finished."""

@@ -19,7 +19,8 @@ from .files import write_whole
 from .record import COLUMNS, Record
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
-_TEXT_COLUMNS = frozenset(field.alias or name for name, field in Record.model_fields.items() if field.annotation is str)
+TEXT_COLUMNS = frozenset(field.alias or name for name, field in Record.model_fields.items() if field.annotation is str)
+"""The columns that hold any text."""
 
 
 def write_csv(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
@@ -39,8 +40,13 @@ def write_csv(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
         ...     read_csv(Path(folder) / "leaderboard.csv")
         []
     """
-    rows = [COLUMNS, *(map(_cell, record.model_dump(by_alias=True).values()) for record in records)]
-    write_whole(path, "".join(",".join(row) + "\n" for row in rows).encode())
+    write_whole(path, csv_text(records).encode())
+
+
+def csv_text(records: Sequence[Record]) -> str:
+    """Return what `write_csv` writes."""
+    rows = [COLUMNS, *(map(quoted_cell, record.model_dump(by_alias=True).values()) for record in records)]
+    return "".join(",".join(row) + "\n" for row in rows)
 
 
 def read_csv(path: str | os.PathLike[str]) -> list[Record]:
@@ -66,16 +72,30 @@ def read_csv(path: str | os.PathLike[str]) -> list[Record]:
     return [_record(cells, where) for where, cells in rows]
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return format(value + 0.0, ".9g")  # adding 0 turns -0 into 0
-    text = str(value)
+def quoted_cell(value: object) -> str:
+    """Return a value as a cell of a CSV file.
+
+    Example:
+        >>> quoted_cell("=1+1"), quoted_cell("a,b"), quoted_cell(1 / 3), quoted_cell(None)
+        ("'=1+1", '"a,b"', '0.333333333', '')
+    """
+    text = cell_text(value)
     if isinstance(value, str) and _FORMULA.match(text):
         text = "'" + text
     # Not left to `csv.writer`: before Python 3.13 it does not quote a lone carriage return.
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
+
+
+def cell_text(value: object) -> str:
+    """Return a value as text: missing is empty, floats have 9 significant digits."""
+    if isinstance(value, float):
+        return format(value + 0.0, ".9g")  # adding 0 turns -0 into 0
+    return "" if value is None else str(value)
+
+
+def plain_cell(cell: str) -> str:
+    """Take off the apostrophe that `quoted_cell` puts before text that is like a formula."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -106,7 +126,7 @@ def _record(cells: list[str], where: str) -> Record:
 
 
 def _value(column: str, cell: str) -> str | None:
-    """Undo `_cell`; turning text into numbers is left to `Record`."""
-    if column in _TEXT_COLUMNS:
-        return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+    """Undo `quoted_cell`; turning text into numbers is left to `Record`."""
+    if column in TEXT_COLUMNS:
+        return plain_cell(cell)
     return cell or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.style
@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 
 from .files import write_whole
 from .names import CONTROLS, labels, primary_variants, printable
-from .series import NotApplicable, Series
+from .record import Record
+from .series import Identity, NotApplicable, Series
 from .statistics import Estimate, estimate
 
 _Dash = tuple[int, tuple[float, ...]]  # offset and lengths
@@ -51,7 +52,7 @@ _PANEL = (3.3, 2.8)  # inches
 _LEGEND = 1.9
 
 
-class _Style(NamedTuple):
+class Style(NamedTuple):
     """How one explainer is drawn, in every panel alike."""
 
     label: str
@@ -104,7 +105,7 @@ def draw_curves(series: Sequence[Series | NotApplicable], *, seed: int = 0) -> F
     curves.sort(key=lambda item: (item.explainer, item.explainer_params))  # which is drawn above which
     if not curves:
         raise ValueError("`series` must hold at least one curve (a series with steps), but none has steps")
-    styles = _styles(curves)
+    styles = styles_of(curves)
     rows = sorted({_subject(item) for item in curves})
     columns = _columns(curves)
     size = (_PANEL[0] * len(columns) + _LEGEND, max(_PANEL[1] * len(rows), 0.22 * len(styles) + 0.8))
@@ -116,7 +117,7 @@ def draw_curves(series: Sequence[Series | NotApplicable], *, seed: int = 0) -> F
             mine = [item for item in curves if _subject(item) == subject]
             chosen = [item for item in mine if (item.metric, item.variant) == (metric, variant)]
             _panel(panels[row, column], chosen, styles, seed=seed)
-    _legend(figure, list(styles.values()))
+    add_legend(figure, list(styles.values()), title="mean and 95 % interval")
     return figure
 
 
@@ -133,20 +134,21 @@ def _columns(curves: list[Series]) -> list[tuple[str, str]]:
     return columns
 
 
-def _styles(curves: list[Series]) -> dict[tuple[str, str], _Style]:
-    styles: dict[tuple[str, str], _Style] = {}
-    for (name, params), words in labels(curves).items():
+def styles_of(rows: Iterable[Identity | Record]) -> dict[tuple[str, str], Style]:
+    """How every (explainer, explainer_params) of some rows is drawn: colours for explainers, greys for controls."""
+    styles: dict[tuple[str, str], Style] = {}
+    for (name, params), words in labels(rows).items():
         label = words or "the model alone"
         if name in CONTROLS:
             colour, dash = _CONTROL_STYLES[name]
-            styles[name, params] = _Style(label, colour, dash, 1.2)
+            styles[name, params] = Style(label, colour, dash, 1.2)
         else:
             round_, place = divmod(len(styles), len(_COLOURS))
-            styles[name, params] = _Style(label, _COLOURS[place], _DASHES[round_ % len(_DASHES)], 1.6)
+            styles[name, params] = Style(label, _COLOURS[place], _DASHES[round_ % len(_DASHES)], 1.6)
     return styles
 
 
-def _panel(panel: Axes, chosen: list[Series], styles: dict[tuple[str, str], _Style], *, seed: int) -> None:
+def _panel(panel: Axes, chosen: list[Series], styles: dict[tuple[str, str], Style], *, seed: int) -> None:
     """Draw the curves of one subject and variant; real explainers above controls."""
     for item, mean in _means(chosen, seed=seed):
         style = styles[item.explainer, item.explainer_params]
@@ -189,8 +191,14 @@ def _describe(panel: Axes, item: Series) -> None:
     panel.set_ylabel(f"{value} {'↑' if item.higher_is_better else '↓'}", fontsize=9, parse_math=False)
 
 
-def _legend(figure: Figure, styles: list[_Style]) -> None:
-    lines = [Line2D([], [], **style.line) for style in styles]
+def add_legend(
+    figure: Figure, styles: Sequence[Style], *, title: str, markers: Mapping[str, str] | None = None
+) -> None:
+    """Name the styles to the right of all panels: lines, or the markers of the labels if they are given."""
+    if markers is None:
+        lines = [Line2D([], [], **style.line) for style in styles]
+    else:
+        lines = [Line2D([], [], marker=markers[style.label], color=style.colour, linestyle="") for style in styles]
     # A legend passes over labels that begin with an underscore, so names are set afterwards.
     legend = figure.legend(
         lines,
@@ -198,7 +206,7 @@ def _legend(figure: Figure, styles: list[_Style]) -> None:
         loc="outside right center",
         frameon=False,
         fontsize=8.5,
-        title="mean and 95 % interval",
+        title=title,
         title_fontsize=8.5,
         alignment="left",
         handlelength=2.6,

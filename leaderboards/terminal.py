@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tabulate import MIN_PADDING, SEPARATING_LINE, tabulate
 
-from .names import CONTROLS, labels, primary_variants, printable
+from .columns import PRICES, Column, blocks_of, columns_of, faults_of, half_width, remarks_of
+from .names import CONTROLS, labels, printable
 from .record import Record, position
 
 WIDTH = 160
 """Characters that a table may take up side by side."""
 
 _FLOORS = frozenset(CONTROLS) - {"truth"}
-_PRICES = frozenset({"cost"})  # metrics that do not say how good an explanation is
-_OF_THE_MACHINE = frozenset({"seconds"})  # variants that say more about the machine than about the explainer
 _HEADER_WIDTH = 12
 _LEGEND = "† no other real explainer is better by more than chance (paired sign-flip tests, Holm over the column, 5 %)"
 
@@ -42,7 +40,7 @@ def summary_table(records: Iterable[Record], *, unbeaten: Collection[tuple[str |
     Returns:
         The text, without a final newline; characters in names that a terminal would obey are shown escaped.
     """
-    return "\n\n".join(_block(rows, unbeaten) for rows in _blocks(records).values())
+    return "\n\n".join(_block(rows, unbeaten) for rows in blocks_of(records).values())
 
 
 def control_notes(records: Iterable[Record]) -> list[str]:
@@ -60,39 +58,32 @@ def control_notes(records: Iterable[Record]) -> list[str]:
         deconvnet (0.640), gradient (0.701); edges (0.652) than some`, led by dataset and model where there are
         several.
     """
-    blocks = _blocks(records)
+    blocks = blocks_of(records)
     return [
         (f"{_title(rows)}: " if len(blocks) > 1 else "") + note
         for rows in blocks.values()
-        for column in _columns([row for row in rows if row.explainer and row.metric not in _PRICES])
+        for column in columns_of([row for row in rows if row.explainer and row.metric not in PRICES])
         for note in _notes(column)
     ]
 
 
 @dataclass(frozen=True)
-class _Column:
-    """One column of a table: a variant of a metric, and the record of each explainer by label."""
+class _Printed:
+    """A column as it is printed.
 
-    metric: str
-    variant: str
-    cells: dict[str, Record]
-    unbeaten: frozenset[str] = frozenset()  # labels
+    Attributes:
+        column: the column.
+        unbeaten: labels of the explainers that get a mark.
+    """
 
-    @property
-    def applies(self) -> bool:
-        """Whether the metric has a meaning for any of the explainers."""
-        return any(record.kind != "not_applicable" for record in self.cells.values())
-
-    @property
-    def name(self) -> str:
-        return printable(f"{self.metric} {self.variant}".rstrip())
+    column: Column
+    unbeaten: frozenset[str] = frozenset()
 
     @property
     def header(self) -> list[str]:
         """The name in short lines, broken after underscores, and an arrow to where better is."""
-        better = next(iter(self.cells.values())).higher_is_better
-        words = [printable(part).replace("_", "_ ") for part in (self.metric, self.variant) if part]
-        words[-1] += " ↑" if better else " ↓"
+        words = [printable(part).replace("_", "_ ") for part in self.column.words]
+        words[-1] += " ↑" if self.column.higher_is_better else " ↓"
         return [
             line.replace("_ ", "_")
             for part in words
@@ -100,29 +91,19 @@ class _Column:
         ]
 
     @property
-    def precision(self) -> str:
-        """Format of the numbers: about four digits of the largest mean, so that points stand under each other."""
-        values = [abs(record.value) for record in self.cells.values() if record.value is not None]
-        if all(value == round(value) for value in values) and not any(map(_half_width, self.cells.values())):
-            return ".0f"
-        exponent = math.floor(math.log10(max(values) or 1))
-        if exponent < -4:
-            return ".2e"
-        return f".{max(3, 2 - exponent) if exponent < 0 else max(0, 3 - exponent)}f"
-
-    @property
     def width(self) -> int:
+        """Characters that it takes up."""
         return max(*map(len, self.texts.values()), *(len(line) + MIN_PADDING for line in self.header))
 
-    @property
+    @cached_property
     def texts(self) -> dict[str, str]:
         """What stands in the cells."""
-        precision = self.precision
+        precision, cells = self.column.precision, self.column.cells
         marks = {
-            label: "†" * (label in self.unbeaten) + "*" * bool(_faults(record)) for label, record in self.cells.items()
+            label: "†" * (label in self.unbeaten) + "*" * bool(faults_of(record)) for label, record in cells.items()
         }
         room = max(1, *map(len, marks.values()))
-        return {label: _cell(record, precision, marks[label].ljust(room)) for label, record in self.cells.items()}
+        return {label: _cell(record, precision, marks[label].ljust(room)) for label, record in cells.items()}
 
 
 def _cell(record: Record, precision: str, mark: str) -> str:
@@ -130,59 +111,34 @@ def _cell(record: Record, precision: str, mark: str) -> str:
         return "n/a"
     if record.value is None:
         return "–"
-    half = _half_width(record)
+    half = half_width(record)
     return (format(record.value, precision) + mark + (f"±{half:{precision}}" if half else "")).rstrip()
 
 
-def _half_width(record: Record) -> float:
-    if record.ci_low is None or record.ci_high is None:
-        return 0.0
-    return (record.ci_high - record.ci_low) / 2
-
-
-def _faults(record: Record) -> str:
-    counts = {"invalid": record.n_invalid, "degenerate": record.n_degenerate, "without truth": record.n_no_truth}
-    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-
-
-def _blocks(records: Iterable[Record]) -> dict[tuple[str, ...], list[Record]]:
-    """Records by dataset and model."""
-    blocks: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        blocks[record.dataset, record.dataset_revision, record.model, record.model_digest].append(record)
-    return dict(sorted(blocks.items()))
+def _printed(rows: list[Record], unbeaten: Collection[tuple[str | int, ...]] = ()) -> list[_Printed]:
+    """The columns of one block; prices are not marked."""
+    return [
+        _Printed(
+            column,
+            frozenset(
+                label
+                for label, row in column.cells.items()
+                if position(row) in unbeaten and column.metric not in PRICES
+            ),
+        )
+        for column in columns_of(rows)
+    ]
 
 
 def _block(rows: list[Record], unbeaten: Collection[tuple[str | int, ...]]) -> str:
     """Headline, tables and footnotes of one dataset and model."""
     explained = [row for row in rows if row.explainer]
-    columns = _columns(explained, unbeaten)
-    applicable = [column for column in columns if column.applies]
+    columns = _printed(explained, unbeaten)
+    applicable = [printed for printed in columns if printed.column.applies]
     names = labels(explained)
     real = sum(explainer not in CONTROLS for explainer, _ in names)
     tables = [_table(part, list(names.values()), real) for part in _side_by_side(applicable, names.values())]
     return "\n\n".join(filter(None, [_headline(rows), *tables, "\n".join(_footnotes(columns))]))
-
-
-def _columns(rows: list[Record], unbeaten: Collection[tuple[str | int, ...]] = ()) -> list[_Column]:
-    """One column for each primary variant of each metric; prices last."""
-    names = labels(rows)
-    metrics: dict[str, list[Record]] = defaultdict(list)
-    for row in rows:
-        metrics[row.metric].append(row)
-    columns: list[_Column] = []
-    for metric in sorted(metrics, key=lambda name: (name in _PRICES, name)):
-        measured = {row.variant for row in metrics[metric] if row.kind != "not_applicable"}
-        for variant in primary_variants(measured - _OF_THE_MACHINE or {""}):
-            # What does not apply has no variants: it stands in every column of its metric.
-            chosen = [row for row in metrics[metric] if row.variant == variant or row.kind == "not_applicable"]
-            cells = {names[row.explainer, row.explainer_params]: row for row in chosen}
-            ordered = {label: cells[label] for label in names.values() if label in cells}
-            marked = frozenset[str]()
-            if metric not in _PRICES:
-                marked = frozenset(label for label, row in ordered.items() if position(row) in unbeaten)
-            columns.append(_Column(metric, variant, ordered, marked))
-    return columns
 
 
 def _title(rows: list[Record]) -> str:
@@ -191,17 +147,19 @@ def _title(rows: list[Record]) -> str:
 
 def _headline(rows: list[Record]) -> str:
     """Dataset, model, number of samples, and the metrics of the model alone."""
-    about_model = _columns([row for row in rows if not row.explainer])
-    scores = [f"{column.name} {text}" for column in about_model if column.applies for text in column.texts.values()]
+    about_model = [
+        printed for printed in _printed([row for row in rows if not row.explainer]) if printed.column.applies
+    ]
+    scores = [f"{printed.column.name} {text}" for printed in about_model for text in printed.texts.values()]
     samples = max(row.n + row.n_invalid + row.n_no_truth for row in rows)
     line = f"{_title(rows)}, {samples} samples" + (": " + ", ".join(scores) if scores else "")
     return textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def _side_by_side(columns: list[_Column], names: Iterable[str]) -> Iterator[list[_Column]]:
+def _side_by_side(columns: list[_Printed], names: Iterable[str]) -> Iterator[list[_Printed]]:
     """Split columns into tables that fit."""
     first = max(map(len, names), default=0)
-    part, width = list[_Column](), first
+    part, width = list[_Printed](), first
     for column in columns:
         if part and width + 2 + column.width > WIDTH:
             yield part
@@ -212,7 +170,7 @@ def _side_by_side(columns: list[_Column], names: Iterable[str]) -> Iterator[list
         yield part
 
 
-def _table(columns: list[_Column], names: list[str], real: int) -> str:
+def _table(columns: list[_Printed], names: list[str], real: int) -> str:
     """One table; the first `real` rows are explainers, the others controls."""
     texts = [column.texts for column in columns]
     rows: list[Any] = [[name, *(cells.get(name, "") for cells in texts)] for name in names]
@@ -229,31 +187,15 @@ def _table(columns: list[_Column], names: list[str], real: int) -> str:
     )
 
 
-def _footnotes(columns: list[_Column]) -> list[str]:
+def _footnotes(columns: list[_Printed]) -> list[str]:
     """What marks mean, counts of samples that are not as they should be, and why metrics do not apply."""
-    legend = [_LEGEND] if any(column.unbeaten for column in columns) else []
-    faults: dict[tuple[str, str], list[str]] = defaultdict(list)  # metrics by explainer and what is said of it
-    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for column in columns:
-        for label, record in column.cells.items():
-            if record.kind == "not_applicable":
-                names = reasons[label if column.applies else "for all", printable(record.source)]
-                names += [] if column.name in names else [column.name]
-            elif _faults(record):
-                faults[label, _faults(record)].append(column.name)
-    notes = [*legend, *_together("* ", faults), *_together("n/a ", reasons)]
+    legend = [_LEGEND] if any(printed.unbeaten for printed in columns) else []
+    faults, reasons = remarks_of([printed.column for printed in columns])
+    notes = [*legend, *(f"* {fault}" for fault in faults), *(f"n/a {reason}" for reason in reasons)]
     return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
 
 
-def _together(mark: str, said: dict[tuple[str, str], list[str]]) -> list[str]:
-    """One line for all explainers of which the same is said."""
-    whom: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for (label, text), names in said.items():
-        whom[text, ", ".join(names)].append(label)
-    return [f"{mark}{', '.join(found)}: {text} ({names})" for (text, names), found in whom.items()]
-
-
-def _notes(column: _Column) -> Iterator[str]:
+def _notes(column: Column) -> Iterator[str]:
     """A sentence if a control beats real explainers in this column: whom the best one beats."""
     shown = {
         label: format(record.value, column.precision)
@@ -262,7 +204,7 @@ def _notes(column: _Column) -> Iterator[str]:
     }
     real = [label for label in shown if column.cells[label].explainer not in CONTROLS]
     beaten: dict[str, list[str]] = {}
-    sign = 1 if next(iter(column.cells.values())).higher_is_better else -1
+    sign = 1 if column.higher_is_better else -1
     for control, value in shown.items():
         worse = [label for label in real if sign * float(value) > sign * float(shown[label])]
         if worse and column.cells[control].explainer in _FLOORS:

@@ -116,7 +116,7 @@ def test_saves_a_store_a_board_and_pictures(tmp_path: Path) -> None:
     found.save(tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     curves = [f"{metric}_curves.png" for metric in ("deletion", "insertion", "mask_k", "parameter_randomization")]
-    assert names == sorted([*curves, "gallery.png", "leaderboard.csv", "units"])
+    assert names == sorted([*curves, "gallery.png", "leaderboard.csv", "report.html", "units"])
     read = pd.read_csv(tmp_path / "out" / "leaderboard.csv")
     assert len(read) == len(found.summary())
 

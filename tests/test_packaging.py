@@ -54,7 +54,9 @@ def run(*command: object, cwd: Path, path: str | None = None) -> str:
 def wanted_files() -> set[str]:
     """What the wheel must hold of the library, as paths within it."""
     sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    boards = ROOT / "leaderboards"
     data = [*(ROOT / "bench" / "suites").glob("*.toml"), *(ROOT / folder / "py.typed" for folder in FOLDERS)]
+    data += [boards / "published.csv", *(boards / "templates").iterdir()]
     return {f"interpeval/{path.relative_to(ROOT).as_posix()}" for path in (*sources, *data)}
 
 

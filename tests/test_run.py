@@ -63,7 +63,7 @@ def test_a_run_leaves_what_the_contract_says(tmp_path: Path) -> None:
     outcome = run(suite(["gradient", "gradcam"]), tmp_path, options())
     assert outcome.flawless
     curves = [f"{metric}_curves.png" for metric in ("deletion", "insertion", "mask_k", "parameter_randomization")]
-    made = [*curves, "gallery.png", "leaderboard.csv", "run.json", "units"]
+    made = [*curves, "gallery.png", "leaderboard.csv", "report.html", "run.json", "units"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(made)
     with (tmp_path / "leaderboard.csv").open() as file:
         assert file.readline().strip() == (
