@@ -39,7 +39,7 @@ def write_csv(records: Sequence[Record], path: str | os.PathLike[str]) -> None:
         ...     read_csv(Path(folder) / "leaderboard.csv")
         []
     """
-    rows = [COLUMNS, *(map(_cell, record.model_dump(by_alias=True).values()) for record in records)]
+    rows = [COLUMNS, *(map(cell_text, record.model_dump(by_alias=True).values()) for record in records)]
     write_whole(path, "".join(",".join(row) + "\n" for row in rows).encode())
 
 
@@ -66,7 +66,13 @@ def read_csv(path: str | os.PathLike[str]) -> list[Record]:
     return [_record(cells, where) for where, cells in rows]
 
 
-def _cell(value: object) -> str:
+def cell_text(value: object) -> str:
+    r"""Return a value as it stands in a cell.
+
+    Example:
+        >>> [cell_text(value) for value in (None, 1 / 3, "=A1", "a,b")]
+        ['', '0.333333333', "'=A1", '"a,b"']
+    """
     if value is None:
         return ""
     if isinstance(value, float):
@@ -76,6 +82,16 @@ def _cell(value: object) -> str:
         text = "'" + text
     # Not left to `csv.writer`: before Python 3.13 it does not quote a lone carriage return.
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
+
+
+def text_of(cell: str) -> str:
+    """Return the text that `cell_text` wrote, once the quotes of CSV are off.
+
+    Example:
+        >>> text_of("'=A1"), text_of("'tis")
+        ('=A1', "'tis")
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -106,7 +122,5 @@ def _record(cells: list[str], where: str) -> Record:
 
 
 def _value(column: str, cell: str) -> str | None:
-    """Undo `_cell`; turning text into numbers is left to `Record`."""
-    if column in _TEXT_COLUMNS:
-        return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-    return cell or None
+    """Undo `cell_text`; turning text into numbers is left to `Record`."""
+    return text_of(cell) if column in _TEXT_COLUMNS else cell or None
