@@ -29,17 +29,24 @@ _WORDS: dict[Verdict, str] = {
 _HEADERS = ("", "row", "baseline", "now", "p (Holm)", "test")
 
 
-def as_table(check: Check) -> str:
-    """Lay out what is worse, missing, not comparable or better, with a summary on top, for a terminal."""
+def as_table(check: Check, *, accept: str = ACCEPT) -> str:
+    """Lay out what is worse, missing, not comparable or better, with a summary on top, for a terminal.
+
+    Args:
+        check: what was found.
+        accept: said below failures: how they are accepted.
+    """
     shown = _shown(check)
     lines = [_summary(check)]
     if shown:
         rows = [[_WORDS[one.verdict], *_cells(one)] for one in shown]
         lines += ["", tabulate(rows, headers=_HEADERS, tablefmt="simple", disable_numparse=True)]
-        lines += ["", *(f"{one.row.text}: {one.reason}" for one in shown if one.reason)]
+    reasons = [f"{one.row.text}: {one.reason}" for one in shown if one.reason]
+    if reasons:
+        lines += ["", *reasons]
     if check.failures:
-        lines += ["", ACCEPT]
-    return "\n".join(lines).replace("\n\n\n", "\n\n")
+        lines += ["", accept]
+    return "\n".join(lines)
 
 
 def as_junit(check: Check) -> str:
