@@ -104,7 +104,22 @@ class Interpretable(Protocol):
 class TrainableModel(Protocol):
     """A built-in model: an `nn.Module` that can be built for a dataset and trained on the spot.
 
-    `name: ClassVar[str]` is its name in the catalog.
+    `name: ClassVar[str]` is its name in the catalog. The constructor may have options, keyword-only and with defaults,
+    which names set (`site?width=32`). All that is learnt lives in parameters and buffers.
+
+    Optional members, read by the training loop (`interpeval.bench.training`), which seeds torch's global generators
+    around all of them; `dataset` is the part that is trained on:
+
+    * `parameter_groups(recipe) -> list[dict]`, the optimiser's groups (default: one of all parameters);
+    * `begin_epoch(epoch, recipe, dataset)`, called in training mode before every epoch, counted from 1: set what
+      `training_loss` weighs in this epoch, free or freeze parameters (`requires_grad_`). What it sets that is no
+      parameter or buffer must follow from its arguments, because a resumed training begins at a later epoch;
+    * `end_epoch(epoch, recipe, dataset)`, likewise after every epoch; it leaves training mode as it found it. Shapes
+      of parameters stay as they are;
+    * `finish(recipe, dataset)`, called once after the last epoch, in evaluation mode;
+    * `fit(dataset, recipe, seed)`, in place of `training_loss`, for a model that is fitted in one go;
+    * `adapt_to(state)`, for a model with shapes that depend on what it learnt: take those of the tensors of a state
+      dict, which is loaded next.
     """
 
     name: ClassVar[str]
@@ -115,7 +130,12 @@ class TrainableModel(Protocol):
 
     @classmethod
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
-        """Return epochs, batch size, learning rate and whatever else `training_loss` reads."""
+        """Return how to train on a dataset.
+
+        `epochs`, `batch_size` and `learning_rate`; optionally `weight_decay`, `optimizer`, `momentum`, `schedule` and
+        its numbers (`interpeval.bench.optimisation`), and `threads`, the number of CPU threads while training (default
+        2); and whatever else `training_loss` and the optional members read.
+        """
         ...
 
     def training_loss(self, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -117,10 +117,24 @@ def parse(text: str) -> Spec:
             raise ValueError(f"arguments in `{text}` must be `name?argument=value&…`, found `{pair}`")
         if key in params:
             raise ValueError(f"argument `{key}` is given twice in `{text}`")
-        params[key] = _literal(expanded(unquote(value)))
+        params[key] = literal(expanded(unquote(value)))
     if not name.strip():
         raise ValueError(f"`{text}` has no name before `?`")
     return Spec(text, expanded(name), params)
+
+
+def literal(text: str) -> Any:
+    """Return the Python literal that a text reads as, the text itself if it reads as none.
+
+    Example:
+        >>> literal("0.5"), literal("true"), literal("[1, 2]"), literal("adam")
+        (0.5, True, [1, 2], 'adam')
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Python warns of text that is nearly a number
+            return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that it may raise
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 def expanded(text: str) -> str:
@@ -173,14 +187,6 @@ def _unknown(kind: Kind, name: str) -> UnknownNameError:
     return UnknownNameError(
         f"unknown {kind[:-1]} `{name}`: {hint} (your own: `package.module:Name` or `path/to/file.py:Name`)"
     )
-
-
-def _literal(text: str) -> Any:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # Python warns of text that is nearly a number
-            return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that it may raise
-        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 def _from_place(text: str) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .conformance import CheckResult
     from .run import Outcome
     from .suite import Suite
+    from .training_job import Trained
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -76,6 +77,7 @@ def list_command(kind: str | None, as_json: bool) -> None:
     help="A damaged file fails its unit, or is left out and counted.",
 )
 @click.option("--keep-attributions", is_flag=True, help="Keep all attributions, so that metrics can be added later.")
+@click.option("--trust", is_flag=True, help="Unpickle weights files whole, which runs whatever code they hold.")
 def run_command(suite: str | None, batch_size: str, device: str, out: Path | None, **options: Any) -> None:
     """Score explanations. Without arguments: the suite `quickstart`.
 
@@ -96,6 +98,80 @@ def run_command(suite: str | None, batch_size: str, device: str, out: Path | Non
         _refuse(str(error))
     _report(outcome, folder)
     sys.exit(0 if outcome.flawless else FAULTY)
+
+
+@main.command("train")
+@click.argument("model")
+@click.option("--dataset", metavar="D", required=True, help="Dataset whose training part is trained on.")
+@click.option(
+    "--out", metavar="FILE.safetensors", required=True, type=click.Path(path_type=Path), help="File to write."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--learning-rate", type=float, help="Instead of the recipe's.")
+@click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="Any other value of the recipe; repeat.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--limit", type=click.IntRange(min=1), help="Train on N samples only, spread over the training part.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one, with the same result.")
+@click.option("--device", default="auto", show_default=True, help="`auto`, `cpu`, `cuda`, `cuda:1`, …")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True,
+    help="`bf16`: forward and backward passes in bfloat16 where that is safe.",
+)  # fmt: skip
+@click.option("--download", is_flag=True, help="Let the dataset fetch what is not there yet.")
+@click.option("--trust", is_flag=True, help="Unpickle the weights to start from whole, which runs their code.")
+def train_command(model: str, dataset: str, out: Path, **options: Any) -> None:
+    """Train MODEL on a dataset and write its weights.
+
+    MODEL is a name from `interpeval list models`, with options of its constructor as in `site?width=32`, and with
+    `@FILE` to start from the weights of a file. Every epoch leaves a checkpoint in `FILE.safetensors.checkpoint`.
+    Exit codes: 0 done, 2 unusable input (nothing written), 3 the loss was not finite, 130 interrupted.
+    """
+    try:
+        trained = _guarded(lambda: _train(model, dataset, out, options))
+    except FloatingPointError as error:
+        click.echo(f"interpeval: {error}", err=True)
+        sys.exit(FAULTY)
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted. {_how_to_resume(out)}", err=True)
+        sys.exit(INTERRUPTED)
+    shown = "not counted" if trained.accuracy is None else f"{trained.accuracy:.4f}"
+    click.echo(f"accuracy {shown} ({_printable(trained.held_out)})\nweights {trained.digest} in {trained.path}")
+
+
+def _train(model: str, dataset: str, out: Path, options: dict[str, Any]) -> Trained:
+    from .torch_check import check_torchvision
+    from .training_job import TrainingJob, TrainingOptions
+
+    check_torchvision()
+    passed_on = ("seed", "limit", "device", "precision", "resume", "trust")
+    chosen = TrainingOptions(
+        changes=_changes(options),
+        dataset_options={"download": True} if options["download"] else {},
+        **{key: options[key] for key in passed_on},
+    )
+    return TrainingJob(model, dataset, out, chosen).run()
+
+
+def _changes(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what is to be changed in a recipe."""
+    from .catalog import literal
+
+    changes = {key: options[key] for key in ("epochs", "batch_size", "learning_rate") if options[key] is not None}
+    for text in options["changes"]:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"`--set` must be KEY=VALUE, was `{text}`")
+        if key in changes:
+            raise ValueError(f"`{key}` of the recipe is given twice")
+        changes[key] = literal(value)
+    return changes
+
+
+def _how_to_resume(out: Path) -> str:
+    if out.with_name(f"{out.name}.checkpoint").exists():
+        return "The last complete epoch is kept: run the same command with --resume to go on."
+    return "No epoch was complete: nothing is kept."
 
 
 @main.command("scores")
@@ -234,7 +310,8 @@ def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict
         )
         wanted = {"download": options["download"] or None, "on_bad_sample": options["on_bad_sample"]}
         further = {name: value for name, value in wanted.items() if value is not None}
-        return run(suite, folder, chosen, command=" ".join(["interpeval", *sys.argv[1:]]), dataset_options=further)
+        command = " ".join(["interpeval", *sys.argv[1:]])
+        return run(suite, folder, chosen, command=command, dataset_options=further, trust=options["trust"])
 
     return _guarded(start, ExistingError)
 

@@ -35,6 +35,7 @@ def evaluate(
     device: str = "auto",
     batch_size: int | None = None,
     controls: bool = True,
+    trust: bool = False,
     progress: bool = False,
 ) -> Results:
     """Score the explanations of a model.
@@ -50,6 +51,7 @@ def evaluate(
         device: `"auto"`, `"cpu"`, `"cuda"`, …
         batch_size: rows per call of the model; chosen by the memory there is if left out. Changes no value.
         controls: score the control explainers too, so that floor and ceiling of every metric stand beside it.
+        trust: let the pickled weights file that a model's name mentions run its code (`interpeval.bench.weights.load`).
         progress: show a progress bar while a model is trained.
 
     Returns:
@@ -79,7 +81,7 @@ def evaluate(
     measures = resolve_metrics(metrics)
     modes = [] if isinstance(model, str) else [(module, module.training) for module in model.modules()]
     try:
-        network = _model(model, data, seed=seed, device=target, progress=progress)
+        network = _model(model, data, seed=seed, device=target, progress=progress, trust=trust)
         plan = make_plan(data, network, chosen, measures, seed=seed, limit=limit)
         units: list[Unit] = []
         for outcome in drain([plan], None, Options(target, batch_size)):
@@ -121,7 +123,9 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _model(model: nn.Module | str, dataset: Dataset, *, seed: int, device: torch.device, progress: bool) -> Model:
+def _model(
+    model: nn.Module | str, dataset: Dataset, *, seed: int, device: torch.device, progress: bool, trust: bool
+) -> Model:
     if isinstance(model, str):
-        return resolve_model(model, dataset, seed=seed, device=device, progress=progress)
+        return resolve_model(model, dataset, seed=seed, device=device, progress=progress, trust=trust)
     return as_model(model, dataset, device=device)

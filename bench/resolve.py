@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +13,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..baselines.base import Explainer, is_encoder
+from ..baselines.base import Explainer, TrainableModel, is_encoder
 from ..baselines.ensure import ensure_explainer
 from ..datasets.base import Dataset
 from ..metrics.base import Metric
-from . import weights
+from . import training, weights
 from .catalog import Spec, UnknownNameError, check_name, entries, expanded, load, parse
 
 
@@ -69,8 +69,11 @@ def resolve_metric(text: str) -> Metric:
 def check_model_name(text: str) -> None:
     """Raise for a model that cannot be found, before the time for loading or training one is spent."""
     name, weight_file = split_model(text)
-    if not name.startswith("torchvision:"):
-        check_name("models", parse(name))
+    spec = parse(name)
+    if spec.name in entries("models"):
+        check_arguments(load("models", spec), spec, "model", not_options=("image_shape", "n_classes"))
+    elif not name.startswith("torchvision:"):
+        check_name("models", spec)
     elif weight_file is None:
         raise ValueError(
             f"model `{text}` needs weights: write `{text}@FILE` (a state dictionary; nothing is downloaded)"
@@ -79,21 +82,70 @@ def check_model_name(text: str) -> None:
         raise FileNotFoundError(f"weights file `{weight_file}` of model `{name}` does not exist")
 
 
-def resolve_model(text: str, dataset: Dataset, *, seed: int, device: torch.device, progress: bool) -> Model:
+def resolve_model(
+    text: str, dataset: Dataset, *, seed: int, device: torch.device, progress: bool, trust: bool = False
+) -> Model:
     """Return the model called `name`, `name@weights`, `torchvision:NAME@weights` or `place:factory@weights`.
 
-    A model of the catalog without weights is trained on the dataset's training split, once, and cached.
+    A model of the catalog without weights is trained on the dataset's training split, once, and cached, and so is a
+    class elsewhere that can be built and trained like one (`trainable_class`). `name?option=value` sets options of its
+    constructor; those in the header of a weights file need not be said again. `trust` lets a pickled weights file run
+    its code (`interpeval.bench.weights.load`).
     """
     check_model_name(text)
     name, weight_file = split_model(text)
     spec = parse(name)
-    if spec.name in entries("models"):
-        module = _built_in(load("models", spec), dataset, weight_file, seed=seed, device=device, progress=progress)
-    else:
+    model_class = trainable_class(spec)
+    if model_class is None:
         module = _made(spec)
         if weight_file is not None:
-            weights.load(module, weight_file)
+            weights.load(module, weight_file, trust=trust)
+    elif weight_file is None:
+        module = weights.trained(model_class, dataset, seed=seed, options=spec.params, device=device, progress=progress)
+    else:
+        module = training.build(model_class, dataset, seed, stated_options(model_class, spec.params, weight_file))
+        weights.load(module, weight_file, trust=trust)
     return as_model(module, dataset, name=_label(spec), device=device)
+
+
+def trainable_class(spec: Spec) -> type[TrainableModel] | None:
+    """Return the class that a name stands for if it can be built for a dataset and trained, otherwise `None`.
+
+    Raises:
+        UnknownNameError: nothing has this name.
+        ValueError: the name has an argument that the constructor does not take.
+    """
+    if spec.name.startswith("torchvision:"):
+        return None
+    found = load("models", spec)
+    if not isinstance(found, type) or not issubclass(found, nn.Module) or not hasattr(found, "recipe"):
+        return None
+    check_arguments(found, spec, "model", not_options=("image_shape", "n_classes"))
+    return cast("type[TrainableModel]", found)
+
+
+def stated_options(model_class: type[TrainableModel], given: Mapping[str, Any], weight_file: Path) -> Mapping[str, Any]:
+    """Return the options of the constructor that a weights file was made with; `given` ones must agree with them.
+
+    Raises:
+        ValueError: the file is of another model or was made with other options, or by a version with options that
+            this one does not have.
+    """
+    facts = weights.facts_of(weight_file)
+    made_by, options = facts.get("model", model_class.name), facts.get("options")
+    if made_by != model_class.name:
+        raise ValueError(f"`{weight_file}` holds weights of model `{made_by}`, not of `{model_class.name}`")
+    if not isinstance(options, dict):
+        return given
+    known = weights.all_options(model_class, {})
+    for name in options.keys() - known.keys():
+        raise ValueError(f"`{weight_file}` was made with option `{name}`, which `{model_class.name}` does not have")
+    for name, value in given.items():
+        if name in options and options[name] != value:
+            raise ValueError(
+                f"`{weight_file}` was made with `{name}={options[name]}`, `{name}={value}` was asked for: leave it out"
+            )
+    return {**given, **options}
 
 
 def as_model(module: nn.Module, dataset: Dataset, *, name: str | None = None, device: torch.device) -> Model:
@@ -135,16 +187,6 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _built_in(
-    factory: Any, dataset: Dataset, weight_file: Path | None, *, seed: int, device: torch.device, progress: bool
-) -> nn.Module:
-    if weight_file is None:
-        return weights.trained(factory, dataset.with_split("train"), seed=seed, device=device, progress=progress)
-    module: nn.Module = factory(dataset.image_shape, len(dataset.classes))
-    weights.load(module, weight_file)
-    return module
-
-
 def _made(spec: Spec) -> nn.Module:
     """Return the network that a place names, made by its factory."""
     if spec.name.startswith("torchvision:"):
@@ -178,13 +220,19 @@ def _construct(factory: Any, spec: Spec, what: str) -> Any:
         if spec.params:
             raise ValueError(f"{what} `{spec.name}` takes no arguments, got {', '.join(spec.params)}")
         return factory
-    allowed = [name for name in inspect.signature(factory).parameters if name not in {"args", "kwargs"}]
+    check_arguments(factory, spec, what)
+    return factory(**spec.params)
+
+
+def check_arguments(factory: Any, spec: Spec, what: str, *, not_options: Sequence[str] = ()) -> None:
+    """Raise `ValueError` for an argument of a name that its factory does not take, or that is not to be set."""
+    hidden = {"args", "kwargs", *not_options}
+    allowed = [name for name in inspect.signature(factory).parameters if name not in hidden]
     for name in spec.params:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"it takes: {', '.join(allowed) or 'none'}"
             raise ValueError(f"{what} `{spec.name}` has no argument `{name}`: {hint}")
-    return factory(**spec.params)
 
 
 def _check_classes(module: nn.Module, dataset: Dataset, device: torch.device) -> None:

@@ -70,12 +70,18 @@ class _Parts:
 
 
 def run(
-    suite: Suite, folder: Path, options: Options, *, command: str = "", dataset_options: Mapping[str, object] = {}
+    suite: Suite,
+    folder: Path,
+    options: Options,
+    *,
+    command: str = "",
+    dataset_options: Mapping[str, object] = {},
+    trust: bool = False,
 ) -> Outcome:
     """Run a suite and leave its store, `run.json`, `leaderboard.csv` and pictures in `folder`.
 
     Every name is resolved before anything is trained or written. `dataset_options` are arguments for the datasets
-    that take them.
+    that take them; `trust` lets pickled weights files run their code (`interpeval.bench.weights.load`).
 
     Raises:
         ValueError, TypeError, LookupError, OSError: something is not what it must be; nothing was written.
@@ -84,7 +90,7 @@ def run(
     start = time.perf_counter()
     parts = [_resolve(experiment, dataset_options) for experiment in suite.experiments]
     _check_folder(folder)
-    plans = [_plan(part, suite.seed, options) for part in parts]
+    plans = [_plan(part, suite.seed, options, trust=trust) for part in parts]
     store = Store(folder)
     reused = _count_finished(plans, store) if options.existing != "redo" else 0
     if reused and options.existing == "fail":
@@ -212,8 +218,10 @@ def _resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> _
     )
 
 
-def _plan(parts: _Parts, seed: int, options: Options) -> Plan:
-    model = resolve_model(parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True)
+def _plan(parts: _Parts, seed: int, options: Options, *, trust: bool) -> Plan:
+    model = resolve_model(
+        parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True, trust=trust
+    )
     return make_plan(parts.dataset, model, parts.explainers, parts.metrics, seed=seed, limit=parts.experiment.limit)
 
 

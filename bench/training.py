@@ -1,25 +1,35 @@
-"""The training loop of the built-in models: seeded, repeatable to the last bit, and watched."""
+"""The training loop of the built-in models: seeded, repeatable to the last bit, resumable, and watched."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from ..baselines.base import TrainableModel
 from ..datasets.base import Batch, Dataset
-from .generators import seeded
+from .checkpoint import Checkpoint
+from .generators import read_generators, seeded, write_generators
+from .optimisation import DEFAULT_THREADS, make_optimizer, make_schedule, whole
+
+Precision = Literal["fp32", "bf16"]
 
 
-def build(model_class: type[TrainableModel], dataset: Dataset, seed: int) -> nn.Module:
+def build(
+    model_class: type[TrainableModel], dataset: Dataset, seed: int, options: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Build an untrained model for a dataset; `seed` decides its weights, the global random state stays as it is.
+
+    `options` are keyword arguments of the constructor.
 
     Example:
         >>> from interpeval.baselines.site import Site
@@ -27,9 +37,12 @@ def build(model_class: type[TrainableModel], dataset: Dataset, seed: int) -> nn.
         >>> first, second = build(Site, Digits(), 0), build(Site, Digits(), 0)
         >>> all(a.equal(b) for a, b in zip(first.parameters(), second.parameters()))
         True
+        >>> build(Site, Digits(), 0, {"width": 2}).generators.norm2.num_features
+        20
     """
-    with seeded(seed, torch.device("cpu")):
-        return cast("nn.Module", model_class(dataset.image_shape, len(dataset.classes)))
+    cpu = torch.device("cpu")
+    with seeded(seed, cpu), _threads({}, cpu):
+        return cast("nn.Module", model_class(dataset.image_shape, len(dataset.classes), **(options or {})))
 
 
 def train(
@@ -39,53 +52,60 @@ def train(
     seed: int,
     recipe: Mapping[str, Any],
     device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    checkpoint: Checkpoint | None = None,
     progress: bool = True,
 ) -> nn.Module:
-    """Train a model in place by its own `training_loss`, with AdamW under a one-cycle learning rate.
+    """Train a model in place by its own `training_loss`, or by its `fit` if it has none.
 
-    The order of the samples, and what the model draws from torch's global generators, depend on `seed` alone;
-    the caller's random state is given back. On a CPU, the same start, seed and number of threads give the same
-    weights to the last bit. On CUDA they do not: some gradients are added up there in no fixed order.
+    The order of the samples, and what the model draws from the global generators, depend on `seed` alone; the
+    caller's random state is given back. On a CPU, sums over several threads are cut into as many parts, so that the
+    last bits of the weights depend on the number of threads: training uses `threads` of the recipe (default 2),
+    whatever torch is set to, and gives the caller's number back. The same start and seed then give the same weights
+    to the last bit on the same machine. On CUDA they do not: some gradients are added up there in no fixed order.
+
+    The hooks of the model (`interpeval.baselines.base.TrainableModel`) are called with the same random state and
+    threads: `begin_epoch` and `end_epoch` in training mode, `finish` in evaluation mode.
 
     Args:
-        model: the network, with `training_loss` (`interpeval.baselines.base.TrainableModel`). Parameters that
-            require no gradient stay as they are.
+        model: the network. Parameters that require no gradient stay as they are.
         dataset: the samples to train on.
         seed: decides the order of the samples and the model's draws; the initial weights are the caller's (`build`).
-        recipe: `epochs`, `batch_size`, `learning_rate` (the highest one), `weight_decay` (default 0), and whatever
-            `training_loss` reads. Every epoch is cut into batches of nearly equal size, none above `batch_size`.
+        recipe: `epochs`, `batch_size`, `learning_rate`, what `make_optimizer` and `make_schedule` read, `threads`, and
+            whatever the model reads. Every epoch is cut into batches of nearly equal size, none above `batch_size`.
         device: where to train; the model stays there.
-        progress: show a bar with loss and accuracy over the epoch so far on the standard error stream.
+        precision: `"bf16"` runs `training_loss` under autocast to bfloat16; weights and optimiser stay in float32.
+        checkpoint: written after every epoch. Where its file exists, training goes on from there and ends with the
+            same weights as without the interruption.
+        progress: show a bar with loss and accuracy over the epoch so far on the standard error stream. With several
+            labels per sample, accuracy is the share of samples whose highest logit is one of them.
 
     Returns:
         `model`, in evaluation mode, without gradients.
 
     Raises:
-        TypeError: the model has no `training_loss`.
-        ValueError: the recipe lacks a number or has an impossible one, or the dataset is empty.
-        FloatingPointError: the loss was infinite or NaN.
+        TypeError: the model has neither `training_loss` nor `fit`.
+        ValueError: the recipe lacks a number or has an impossible one, the dataset is empty, or the checkpoint is
+            damaged or belongs to another training.
+        FloatingPointError: the loss or a parameter was infinite or NaN; the checkpoint is that of the last epoch
+            before.
     """
-    if not hasattr(model, "training_loss"):
-        raise TypeError(f"`model` must have a method `training_loss` to be trained, `{_name(model)}` has none")
-    epochs, batch_size = _count(recipe, "epochs"), _count(recipe, "batch_size")
+    if not hasattr(model, "training_loss") and not hasattr(model, "fit"):
+        raise TypeError(
+            f"`model` must have a method `training_loss` to be trained, or `fit`, `{_name(model)}` has neither"
+        )
+    if precision not in {"fp32", "bf16"}:
+        raise ValueError(f'`precision` must be "fp32" or "bf16", was {precision!r}')
+    _size(dataset)
     device = torch.device(device)
-    steps = math.ceil(_size(dataset) / batch_size)
-    model.to(device).train()
-    optimizer, schedule = _optimizer(model, recipe, epochs * steps)
-    tally = _Tally()
     try:
-        with seeded(seed, device), _bar(f"{_name(model)} on {dataset.name}", epochs * steps, progress) as bar:
-            for epoch, step, batch in _shuffled(dataset, seed, epochs, steps, device):
-                tally = _Tally() if step == 1 else tally
-                loss, logits = cast("TrainableModel", model).training_loss(batch.images, batch.labels, recipe)
-                _check_finite(loss, f"`{_name(model)}` at epoch {epoch}, step {step} of {steps}", recipe)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                tally.add(loss, logits, batch.labels)
-                bar.set_postfix_str(f"epoch {epoch}/{epochs}, {tally}", refresh=False)
-                bar.update()
+        with _threads(recipe, device), seeded(seed, device):
+            if hasattr(model, "training_loss"):
+                course = _Course(model, dataset, recipe, seed=seed, device=device, precision=precision)
+                course.run(checkpoint, progress)
+                _hook(model.eval(), "finish", recipe, dataset)
+            else:
+                _hook(model.to(device), "fit", dataset, recipe, seed)
     finally:
         model.zero_grad()
         model.eval()
@@ -109,6 +129,100 @@ def accuracy(model: nn.Module, dataset: Dataset, *, device: torch.device | str =
         return sum(_hits(model(batch.images), batch.labels) for batch in moved) / size
 
 
+class _Course:
+    """A training under way: the model and everything else that decides how it goes on."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        recipe: Mapping[str, Any],
+        *,
+        seed: int,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.model, self.dataset, self.recipe, self.device = model, dataset, recipe, device
+        self.epochs, batch_size = whole(recipe, "epochs"), whole(recipe, "batch_size")
+        self.steps = math.ceil(_size(dataset) / batch_size)
+        self.order = torch.Generator().manual_seed(seed)
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+    def run(self, checkpoint: Checkpoint | None, progress: bool) -> None:
+        """Train all epochs that the checkpoint does not have."""
+        saved = None if checkpoint is None else checkpoint.read()
+        done = 0 if saved is None else saved["epoch"]
+        if saved is not None:
+            adapt(self.model, saved["model"])
+            self.model.load_state_dict(saved["model"])
+        self.model.to(self.device).train()
+        optimizer = make_optimizer(self.model, self.recipe)
+        schedule = make_schedule(optimizer, self.recipe, self.epochs, self.steps)
+        state = _State(self.model, optimizer, schedule, self.order, self.device)
+        if saved is not None:
+            state.restore(saved)
+        title = f"{_name(self.model)} on {self.dataset.name}"
+        with _bar(title, self.epochs * self.steps, done * self.steps, progress) as bar:
+            for epoch in range(done + 1, self.epochs + 1):
+                _hook(self.model, "begin_epoch", epoch, self.recipe, self.dataset)
+                self._epoch(epoch, optimizer, schedule, bar)
+                _hook(self.model, "end_epoch", epoch, self.recipe, self.dataset)
+                _check_parameters(self.model, epoch)
+                if checkpoint is not None:
+                    checkpoint.write({"epoch": epoch, **state.now()})
+
+    def _epoch(self, epoch: int, optimizer: Optimizer, schedule: LRScheduler, bar: tqdm[Any]) -> None:
+        tally = _Tally()
+        for step, batch in self._shuffled():
+            with self.autocast:
+                loss, logits = cast("TrainableModel", self.model).training_loss(batch.images, batch.labels, self.recipe)
+            _check_finite(loss, f"`{_name(self.model)}` at epoch {epoch}, step {step} of {self.steps}", self.recipe)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            tally.add(loss, logits, batch.labels)
+            bar.set_postfix_str(f"epoch {epoch}/{self.epochs}, {tally}", refresh=False)
+            bar.update()
+
+    def _shuffled(self) -> Iterator[tuple[int, Batch]]:
+        """Yield (step, batch) of one epoch, steps counted from 1, every epoch in an order of its own."""
+        order = torch.randperm(len(self.dataset), generator=self.order)
+        # Batches of nearly equal size: a last batch of one sample would break batch normalisation.
+        for step, rows in enumerate(torch.tensor_split(order, self.steps), start=1):
+            yield step, self.dataset.take(rows.tolist()).to(self.device)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a checkpoint keeps, where it is while training."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    order: torch.Generator
+    device: torch.device
+
+    def now(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "frozen": [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "order": self.order.get_state(),
+            "generators": read_generators(self.device),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over all but the model's tensors, which must be there before the optimiser is made."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in saved["frozen"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.order.set_state(saved["order"])
+        write_generators(saved["generators"], self.device)
+
+
 class _Tally:
     """Mean loss and accuracy over the samples seen."""
 
@@ -124,32 +238,41 @@ class _Tally:
         return f"loss {self._loss / self._count:.3f}, accuracy {self._hits / self._count:.3f}"
 
 
-def _shuffled(
-    dataset: Dataset, seed: int, epochs: int, steps: int, device: torch.device
-) -> Iterator[tuple[int, int, Batch]]:
-    """Yield (epoch, step, batch), both counted from 1, every epoch in an order of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(1, epochs + 1):
-        order = torch.randperm(len(dataset), generator=generator)
-        # Batches of nearly equal size: a last batch of one sample would break batch normalisation.
-        for step, rows in enumerate(torch.tensor_split(order, steps), start=1):
-            yield epoch, step, dataset.take(rows.tolist()).to(device)
+def adapt(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Let a model whose shapes depend on what it learnt (`adapt_to`) take those of a state dict."""
+    _hook(model, "adapt_to", state)
 
 
-def _optimizer(model: nn.Module, recipe: Mapping[str, Any], total: int) -> tuple[AdamW, OneCycleLR]:
-    rate = recipe.get("learning_rate")
-    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
-        raise ValueError(f"`learning_rate` of the recipe must be a positive number, was {rate!r}")
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = AdamW(trained, lr=rate, weight_decay=recipe.get("weight_decay", 0.0))
-    return optimizer, OneCycleLR(optimizer, max_lr=rate, total_steps=total)
+@contextmanager
+def _threads(recipe: Mapping[str, Any], device: torch.device) -> Generator[None]:
+    """Use the recipe's number of threads on a CPU, and give the caller's back."""
+    before = torch.get_num_threads()
+    count = whole(recipe, "threads", DEFAULT_THREADS)
+    if device.type == "cpu":
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _bar(title: str, total: int, progress: bool) -> tqdm[Any]:
+def _hook(model: nn.Module, name: str, *arguments: Any) -> None:
+    """Call an optional method of a model."""
+    if hasattr(model, name):
+        getattr(model, name)(*arguments)
+
+
+def _bar(title: str, total: int, done: int, progress: bool) -> tqdm[Any]:
     # In a log file every redraw is a line to scroll past: there one in ten seconds is enough.
     interval = 0.1 if sys.stderr.isatty() else 10.0
     return tqdm(
-        total=total, desc=f"training {title}", unit="step", disable=not progress, mininterval=interval, file=sys.stderr
+        total=total,
+        initial=done,
+        desc=f"training {title}",
+        unit="step",
+        disable=not progress,
+        mininterval=interval,
+        file=sys.stderr,
     )
 
 
@@ -161,11 +284,14 @@ def _check_finite(loss: Tensor, where: str, recipe: Mapping[str, Any]) -> None:
         )
 
 
-def _count(recipe: Mapping[str, Any], key: str) -> int:
-    value = recipe.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{key}` of the recipe must be a whole number of at least 1, was {value!r}")
-    return value
+def _check_parameters(model: nn.Module, epoch: int) -> None:
+    """Raise before parameters that a last step made infinite are kept: a checkpoint must be worth going on from."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise FloatingPointError(
+                f"parameter `{name}` of `{_name(model)}` must be finite, was not after epoch {epoch}; lower "
+                "`learning_rate`"
+            )
 
 
 def _size(dataset: Dataset) -> int:
@@ -175,7 +301,8 @@ def _size(dataset: Dataset) -> int:
 
 
 def _hits(logits: Tensor, labels: Tensor) -> int:
-    return int((logits.argmax(dim=1) == labels).sum())
+    top = logits.argmax(dim=1)
+    return int((labels.gather(1, top[:, None])[:, 0] if labels.ndim == 2 else top == labels).sum())
 
 
 def _name(model: nn.Module) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
 import os
 import pickle
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +27,8 @@ from .store import digest_of
 
 PICKLED = (".pt", ".pth", ".th")
 """Suffixes of files that `torch.load` reads."""
+_PLAIN_TEXT = frozenset({"model", "source", "dataset", "revision", "torch", "digest"})
+"""Entries of a header that are text: a revision of digits alone is no number."""
 
 
 def digest(model: nn.Module) -> str:
@@ -60,21 +64,25 @@ def save(model: nn.Module, path: Path, header: Mapping[str, str]) -> None:
     write_whole(path, to_safetensors(tensors, {**header, "digest": _digest(tensors)}))
 
 
-def load(model: nn.Module, path: Path) -> nn.Module:
+def load(model: nn.Module, path: Path, *, trust: bool = False) -> nn.Module:
     """Read weights from a file into a model.
 
     Args:
-        model: the network; it gets the values of the file in its own floating-point type, or is left as it was.
+        model: the network; it gets the values of the file in its own floating-point type, or is left as it was. One
+            whose shapes depend on what it learnt has a method `adapt_to`, which is called with the file's tensors
+            first.
         path: `.safetensors`, or `.pt`, `.pth`, `.th` as written by `torch.save`, with a state dict or with
             `{"state_dict": …}`. A prefix `module.` on all names (as `DataParallel` leaves it) is dropped. Counters
             of batch normalisation (`num_batches_tracked`) may be missing.
+        trust: unpickle a file of `torch.save` whole, which runs whatever code the file holds, if it holds more than
+            tensors. A network that was pickled as a whole then gives its state dict; its code must be importable.
 
     Returns:
         `model`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be read, is damaged, or does not fit the model.
+        ValueError: the file cannot be read, is damaged, does not fit the model, or would run code and is not trusted.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,14 +90,42 @@ def load(model: nn.Module, path: Path) -> nn.Module:
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     elif path.suffix in PICKLED:
-        state = _read_pickled(path)
+        state = _read_pickled(path, trust=trust)
     else:
         raise ValueError(f"`weights` must end in .safetensors, {', '.join(PICKLED)}, was `{path.name}`")
     if _prefixed(state) and not _prefixed(model.state_dict()):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    try:
+        training.adapt(model, state)
+    except (ValueError, LookupError, RuntimeError) as error:
+        raise ValueError(f"`{path}` does not fit the model `{type(model).__name__}`: {error}") from error
     _check_fit(model, state, path)
     model.load_state_dict(state, strict=False)  # _check_fit is the strict one, and names all at once
     return model
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return what the header of a weights file records, nothing for a file without one.
+
+    `trained` and `interpeval train` write `model`, `options` (of its constructor), `dataset`, `revision`, `recipe`,
+    `seed` and more; `digest` is that of the tensors.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"`{path}` is damaged or no safetensors file: {error}") from error
+    return {key: _from_json(value) if key not in _PLAIN_TEXT else value for key, value in header.items()}
+
+
+def header_of(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return a header for `save`: text as it is, everything else as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
 
 
 def cache_folder() -> Path:
@@ -108,22 +144,24 @@ def trained(
     dataset: Dataset,
     *,
     seed: int,
+    options: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> nn.Module:
     """Return a model trained on a dataset's training part: from the cache, or trained now and kept there.
 
     The cache file is `models/<model>-<dataset>-<key>.safetensors` in `cache_folder()`. The key stands for the
-    source of the model and of the training loop, the revision of the training part, the recipe and the seed, so
-    that none of them changes without training anew. A damaged file is trained anew with a warning, and a cache
-    that cannot be written costs a warning, not the model.
+    source of the model and of the training loop, all options of the constructor, the revision of the training part,
+    the recipe and the seed, so that none of them changes without training anew. A damaged file is trained anew with a
+    warning, and a cache that cannot be written costs a warning, not the model.
 
     Args:
-        model_class: the model; a class of a source file.
-        dataset: any part of the dataset.
-        seed: of the initial weights and of training.
-        device: where to train; the model is returned there.
-        progress: show a progress bar while training.
+        model_class: the model, defined in a source file.
+        dataset: either part of it; its training part is trained on.
+        seed: decides the initial weights, the order of the samples, and the model's draws.
+        options: keyword arguments of the model's constructor.
+        device: where to train, and where the model is returned.
+        progress: show a bar while training.
 
     Returns:
         The model in evaluation mode.
@@ -132,20 +170,41 @@ def trained(
         TypeError: the source of `model_class` is not in a file.
     """
     part, recipe = dataset.with_split("train"), model_class.recipe(dataset.name)
-    facts = {
-        "model": model_class.name,
-        "source": _source_digest(model_class),
-        "dataset": part.name,
-        "revision": part.revision,
-        "recipe": dict(recipe),
-        "seed": seed,
-    }
+    facts = {**facts_about(model_class, part, options or {}), "recipe": dict(recipe), "seed": seed}
     path = cache_folder() / "models" / f"{model_class.name}-{part.name}-{digest_of(facts)}.safetensors"
-    model = training.build(model_class, part, seed)
+    model = training.build(model_class, part, seed, options)
     if not _loaded(model, path):
         training.train(model, part, seed=seed, recipe=recipe, device=device, progress=progress)
         _keep(model, path, {**facts, "torch": torch.__version__})
     return model.to(device).eval()
+
+
+def facts_about(model_class: type[TrainableModel], dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a training before it starts, but for its recipe and seed.
+
+    Raises:
+        TypeError: the source of `model_class` is not in a file.
+    """
+    return {
+        "model": model_class.name,
+        "options": all_options(model_class, options),
+        "source": _source_digest(model_class),
+        "dataset": dataset.name,
+        "revision": dataset.revision,
+    }
+
+
+def all_options(model_class: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every option of a model's constructor with its value, given or default.
+
+    Example:
+        >>> from interpeval.baselines.site import Site
+        >>> all_options(Site, {}), all_options(Site, {"width": 32})
+        ({'width': 8}, {'width': 32})
+    """
+    known = list(inspect.signature(model_class).parameters.values())[2:]  # after the image's shape and the classes
+    defaults = {one.name: one.default for one in known if one.default is not inspect.Parameter.empty}
+    return {**defaults, **options}
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:
@@ -160,10 +219,9 @@ def _loaded(model: nn.Module, path: Path) -> bool:
 
 
 def _keep(model: nn.Module, path: Path, facts: Mapping[str, Any]) -> None:
-    header = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(model, path, header)
+        save(model, path, header_of(facts))
     except OSError as error:
         warnings.warn(f"the trained model cannot be kept in the cache, set INTERPEVAL_CACHE: {error}", stacklevel=3)
 
@@ -177,8 +235,27 @@ def _source_digest(model_class: type[TrainableModel]) -> str:
             f"`model_class` must be a class of a source file to be cached, was {model_class!r}; "
             "use `interpeval.bench.training.build` and `train`"
         ) from error
-    contents = b"".join(Path(file).read_bytes() for file in (own, inspect.getfile(training)))
-    return hashlib.sha256(contents).hexdigest()[:16]
+    files = {**_with_siblings(Path(own), {}), **_with_siblings(Path(inspect.getfile(training)), {})}
+    return hashlib.sha256(b"".join(files[path] for path in sorted(files))).hexdigest()[:16]
+
+
+def _with_siblings(path: Path, found: dict[Path, bytes]) -> dict[Path, bytes]:
+    """Read a source file, and those of its folder that it imports relatively (`from .x import y`), and so on."""
+    found[path] = path.read_bytes()
+    for node in ast.walk(ast.parse(found[path])):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for sibling in (path.parent / f"{name.replace('.', '/')}.py" for name in names):
+                if sibling not in found and sibling.is_file():
+                    _with_siblings(sibling, found)
+    return found
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -209,20 +286,26 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _read_pickled(path: Path) -> dict[str, Tensor]:
+def _read_pickled(path: Path, *, trust: bool) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch warns of either does not matter or ends in an error
-            content = cast("object", torch.load(path, map_location="cpu", weights_only=True))
+            content = cast("object", torch.load(path, map_location="cpu", weights_only=not trust))
     except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
-            f"`{path}` holds more than tensors, or is damaged; code from a weights file is never run: save "
-            "`model.state_dict()` alone"
+            f"`{path}` holds more than tensors, or is damaged{f' (it asks for `{code[1]}`)' if code else ''}; code "
+            "from a weights file is not run: save `model.state_dict()` alone, or, if you trust whoever wrote the file, "
+            "give `--trust` (in Python `trust=True`)"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"`{path}` is damaged or was not written by `torch.save`: {error}") from error
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"`{path}` needs code that is not here: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"`{path}` must hold a state dict (names with tensors), was {type(content).__name__}")
     return cast("dict[str, Tensor]", dict(content))

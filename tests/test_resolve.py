@@ -11,10 +11,12 @@ from torch import nn
 from torchvision import models
 
 from coco_files import annotation, written
+from interpeval.bench import training, weights
 from interpeval.bench.resolve import as_model, resolve_dataset, resolve_metric, resolve_model, split_model
 from interpeval.datasets.digits import Digits
 from interpeval.metrics.pointing_game import PointingGame
 from toys import Squares, network
+from trained_toys import Dropped
 
 TOYS = Path(__file__).with_name("toys.py")
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "pizza"}]
@@ -124,6 +126,74 @@ def test_what_follows_an_at_sign_is_a_file(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WEIGHTS", "/somewhere")
     assert split_model("site") == ("site", None)
     assert split_model("site@${WEIGHTS}/a.safetensors") == ("site", Path("/somewhere/a.safetensors"))
+
+
+TRAINED = Path(__file__).with_name("trained_toys.py")
+
+
+def saved(folder: Path, width: int, **facts: object) -> Path:
+    path = folder / "a.safetensors"
+    header = weights.header_of({"model": "dropped", "options": {"width": width}, **facts})
+    weights.save(training.build(Dropped, Squares(), 3, {"width": width}), path, header)
+    return path
+
+
+def test_a_weights_file_restores_the_options_it_was_made_with(tmp_path: Path) -> None:
+    path = saved(tmp_path, 7)
+    for options in ("", "?width=7"):
+        found = resolved(f"{TRAINED}:Dropped{options}@{path}")
+        assert found.module.hidden.out_features == 7
+        assert found.digest == weights.digest(training.build(Dropped, Squares(), 3, {"width": 7}))
+
+
+@pytest.mark.parametrize(
+    ("options", "facts", "message"),
+    [
+        ("?width=8", {}, "was made with `width=7`, `width=8` was asked for: leave it out"),
+        ("", {"model": "other"}, "holds weights of model `other`, not of `dropped`"),
+        ("", {"options": {"depth": 2}}, "was made with option `depth`, which `dropped` does not have"),
+    ],
+)
+def test_options_that_contradict_the_file_are_refused(
+    tmp_path: Path, options: str, facts: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolved(f"{TRAINED}:Dropped{options}@{saved(tmp_path, 7, **facts)}")
+
+
+def test_a_file_without_a_header_takes_the_options_of_the_name(tmp_path: Path) -> None:
+    model = training.build(Dropped, Squares(), 3, {"width": 5})
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    assert resolved(f"{TRAINED}:Dropped?width=5@{tmp_path / 'a.pt'}").digest == weights.digest(model)
+
+
+def test_options_of_a_name_reach_the_model_that_is_trained_and_its_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERPEVAL_CACHE", str(tmp_path))
+    found = resolved(f"{TRAINED}:Dropped?width=3")
+    assert found.module.hidden.out_features == 3
+    assert found.name == "trained_toys.py:Dropped?width=3"
+    assert len(list((tmp_path / "models").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["site", f"{TRAINED}:Dropped"])
+@pytest.mark.parametrize("argument", ["widht=3", "n_classes=3", "image_shape=3"])
+def test_unknown_options_of_a_model_are_refused_before_it_is_built(name: str, argument: str) -> None:
+    key = argument.partition("=")[0]
+    with pytest.raises(ValueError, match=f"has no argument `{key}`: (did you mean `width`|it takes: width)"):
+        resolved(f"{name}?{argument}")
+
+
+def test_a_pickle_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
+    path, model = tmp_path / "a.pt", network()
+    torch.save(model, path)
+    with pytest.raises(ValueError, match="`--trust`"):
+        resolved(f"{TOYS}:network@{path}")
+    found = resolve_model(
+        f"{TOYS}:network@{path}", Squares(), seed=0, device=torch.device("cpu"), progress=False, trust=True
+    )
+    assert found.digest == weights.digest(model)
 
 
 # ---------------------------------------------------------------- metrics

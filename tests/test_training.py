@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,11 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interpeval.baselines.site import Site
+from interpeval.bench.checkpoint import Checkpoint
 from interpeval.bench.training import accuracy, build, train
 from interpeval.bench.weights import digest
-from interpeval.datasets.base import ArrayDataset, Arrays, Normalization
+from interpeval.datasets.base import ArrayDataset, Arrays, Batch, Normalization
+from trained_toys import Dropped, Hooked, Means
 
-RECIPE = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01}
+HERE = Path(__file__).parent
+RECIPE = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "threads": 1}
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def test_the_rate_follows_one_cycle_and_decay_is_decoupled() -> None:
     peak, decay, total = 0.2, 0.5, 12
     model = build(Decaying, Noise(), 0)
     before = model.layer.weight.detach().clone()
-    recipe = {"epochs": 3, "batch_size": 4, "learning_rate": peak, "weight_decay": decay}
+    recipe = {**RECIPE, "learning_rate": peak, "weight_decay": decay}
     train(model, Noise(), seed=0, recipe=recipe, progress=False)
     top, factor = 0.3 * total - 1, 1.0
     for step in range(total):
@@ -183,7 +190,9 @@ def test_an_impossible_recipe_is_refused(key: str, value: object) -> None:
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
-    with pytest.raises(TypeError, match="`model` must have a method `training_loss` to be trained, `Linear` has none"):
+    with pytest.raises(
+        TypeError, match="`model` must have a method `training_loss` to be trained, or `fit`, `Linear` has"
+    ):
         train(nn.Linear(1, 1), Noise(), seed=0, recipe=RECIPE)
     with pytest.raises(ValueError, match=r"`dataset` must hold at least one sample, `noise` \(train\) is empty"):
         train(build(Tiny, Noise(), 0), Noise(size=0), seed=0, recipe=RECIPE)
@@ -217,3 +226,235 @@ def test_accuracy_is_the_share_of_hits_in_evaluation_mode_for_any_batch_size(bat
 def test_accuracy_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="is empty"):
         accuracy(Constant(), Noise(size=0))
+
+
+# ---------------------------------------------------------------- interrupted and resumed
+
+
+@pytest.fixture
+def _no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dropped, "steps", 0)
+    monkeypatch.setattr(Dropped, "stop_at", 0)
+
+
+DROPPED = {"epochs": 4, "batch_size": 4, "learning_rate": 0.05, "dropout": 0.3, "threads": 1}
+RECIPES = {
+    "one cycle": (Dropped, DROPPED),
+    "sgd": (Dropped, {**DROPPED, "optimizer": "sgd", "momentum": 0.9}),
+    "adam in steps": (Dropped, {**DROPPED, "optimizer": "adam", "schedule": "steps", "milestones": [3], "factor": 0.1}),
+    "cosine": (Dropped, {**DROPPED, "schedule": "cosine"}),
+    "hooks": (Hooked, {**DROPPED, "weight_decay": 0.1}),
+    "hooks, sgd": (Hooked, {**DROPPED, "optimizer": "sgd", "momentum": 0.9, "schedule": "constant"}),
+}
+
+
+@pytest.mark.usefixtures("_no_stop")
+@pytest.mark.parametrize("stop_at", [6, 9, 16])  # steps of the epochs 2, 3 and 4, of four steps each
+@pytest.mark.parametrize("case", RECIPES)
+def test_an_interrupted_training_that_is_resumed_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, stop_at: int
+) -> None:
+    model_class, recipe = RECIPES[case]
+    checkpoint = Checkpoint(tmp_path / "a.checkpoint", {"recipe": recipe})
+
+    def trained(kept: Checkpoint | None) -> str:
+        model = build(model_class, Noise(), 0)
+        return digest(train(model, Noise(), seed=0, recipe=recipe, checkpoint=kept, progress=False))
+
+    expected = trained(None)
+    monkeypatch.setattr(Dropped, "steps", 0)
+    monkeypatch.setattr(Dropped, "stop_at", stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint)
+    torch.rand(3)
+    assert trained(checkpoint) == expected
+    assert Dropped.steps == stop_at + 16 - 4 * ((stop_at - 1) // 4), "complete epochs were done again"
+    assert trained(checkpoint) == expected, "a checkpoint of the last epoch leads to the end"
+
+
+@pytest.mark.usefixtures("_no_stop")
+def test_the_checkpoint_changes_nothing(tmp_path: Path) -> None:
+    digests = [
+        digest(train(build(Hooked, Noise(), 0), Noise(), seed=0, recipe=DROPPED, checkpoint=kept, progress=False))
+        for kept in (None, Checkpoint(tmp_path / "a.checkpoint", {}))
+    ]
+    assert digests[0] == digests[1]
+
+
+class Overstepping(Dropped):
+    """A finite loss whose last gradient of the second epoch is not finite."""
+
+    name: ClassVar[str] = "overstepping"
+
+    def training_loss(self, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        loss, logits = super().training_loss(images, labels, recipe)
+        if Dropped.steps == 8:
+            self.last.bias.register_hook(lambda gradient: gradient * math.inf)
+        return loss, logits
+
+
+@pytest.mark.usefixtures("_no_stop")
+def test_weights_that_are_not_finite_never_reach_the_checkpoint(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "a.checkpoint", {})
+    with pytest.raises(FloatingPointError, match=r"parameter `last\.bias` of `overstepping` must be finite.* epoch 2"):
+        train(build(Overstepping, Noise(), 0), Noise(), seed=0, recipe=DROPPED, checkpoint=checkpoint, progress=False)
+    kept = checkpoint.read()
+    assert kept is not None
+    assert kept["epoch"] == 1
+    assert all(value.isfinite().all() for value in kept["model"].values())
+
+
+# ---------------------------------------------------------------- threads
+
+
+class Summing(nn.Module):
+    """Its gradient is a sum over 65,536 pixels, which torch cuts into a part for each thread."""
+
+    name: ClassVar[str] = "summing"
+
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.threads: set[int] = set()
+
+    def training_loss(self, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        self.threads.add(torch.get_num_threads())
+        pixels = images.repeat(1, 1, 32, 32)[:1]
+        return (pixels * self.weight).sum().sin(), torch.zeros(len(labels), 3)
+
+
+def summed(threads: dict[str, int]) -> tuple[str, set[int]]:
+    model = build(Summing, Noise(), 0)
+    recipe = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "optimizer": "sgd", **threads}
+    train(model, Noise(), seed=0, recipe=recipe, progress=False)
+    return digest(model), model.threads
+
+
+@pytest.fixture
+def _threads_given_back() -> Generator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads_given_back")
+def test_weights_do_not_depend_on_the_callers_number_of_threads_which_is_given_back() -> None:
+    digests = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        digests.append(summed({}))
+        assert torch.get_num_threads() == count
+    assert digests[0] == digests[1]
+    assert digests[0][1] == {2}
+    assert summed({"threads": 1})[0] != digests[0][0], "the example shows nothing: one thread gives the same bits"
+
+
+def test_two_threads_are_used_whatever_the_environment_says() -> None:
+    code = (
+        "from test_training import summed\nimport torch\n"
+        "before = torch.get_num_threads()\nprint(summed({}), before == torch.get_num_threads())"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=HERE, check=True
+    )
+    assert done.stdout == f"{summed({})} True\n"
+
+
+@pytest.mark.parametrize("threads", [0, "two"])
+def test_an_impossible_number_of_threads_is_refused(threads: object) -> None:
+    with pytest.raises(ValueError, match="`threads` of the recipe must be a whole number of at least 1"):
+        train(build(Tiny, Noise(), 0), Noise(), seed=0, recipe={**RECIPE, "threads": threads}, progress=False)
+
+
+# ---------------------------------------------------------------- hooks, options, precision
+
+
+@pytest.mark.usefixtures("_no_stop")
+def test_hooks_are_called_in_order_in_the_right_mode_with_the_training_part() -> None:
+    model = train(build(Hooked, Noise(), 0), Noise(), seed=0, recipe=DROPPED | {"epochs": 2}, progress=False)
+    epochs = [(f"{when} {epoch}", True, 13) for epoch in (1, 2) for when in ("begin", "end")]
+    assert model.called == [*epochs, ("finish", False, 13)]
+
+
+@pytest.mark.usefixtures("_no_stop")
+def test_parameters_freed_by_a_hook_are_trained_from_then_on() -> None:
+    start = build(Hooked, Noise(), 0).hidden.weight
+    one, two = (
+        train(build(Hooked, Noise(), 0), Noise(), seed=0, recipe=DROPPED | {"epochs": epochs}, progress=False)
+        for epochs in (1, 2)
+    )
+    assert torch.equal(one.hidden.weight, start)
+    assert not torch.equal(two.hidden.weight, start)
+
+
+@pytest.mark.usefixtures("_no_stop")
+def test_a_model_that_is_fitted_or_finished_from_data_has_an_accuracy() -> None:
+    """Means of 13 samples in three classes: the nearest mean, by hand."""
+    fitted = train(build(Means, Noise(), 0), Noise(), seed=7, recipe={}, progress=False)
+    images, labels = Noise().take(range(13)).images.flatten(1), Noise().labels
+    means = torch.stack([images[label::3].mean(0) for label in range(3)])
+    nearest = ((images[:, None] - means) ** 2).sum(2).argmin(1)
+    assert accuracy(fitted, Noise()) == pytest.approx((nearest == labels).double().mean().item())
+    assert 7 <= fitted.draw.item() < 8
+    assert not fitted.training
+    finished = train(build(Hooked, Noise(), 0), Noise(), seed=0, recipe=DROPPED, progress=False)
+    assert accuracy(finished, Noise()) == pytest.approx(len(finished.kept) / 13)
+
+
+def test_a_fitted_model_draws_from_its_seed_alone() -> None:
+    state = torch.get_rng_state()
+    draws = [train(build(Means, Noise(), 0), Noise(), seed=1, recipe={}, progress=False).draw for _ in range(2)]
+    assert torch.equal(*draws)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_options_reach_the_constructor() -> None:
+    assert build(Dropped, Noise(), 0, {"width": 7}).hidden.out_features == 7
+
+
+class Typed(Tiny):
+    """Remembers in which type its layer computes."""
+
+    def training_loss(self, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        loss, logits = super().training_loss(images, labels, recipe)
+        self.type = logits.dtype
+        return loss, logits
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_half_precision_is_for_the_passes_not_for_the_weights(precision: Any, expected: torch.dtype) -> None:
+    model = train(build(Typed, Noise(), 0), Noise(), seed=0, recipe=RECIPE, precision=precision, progress=False)
+    assert model.type == expected
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'`precision` must be "fp32" or "bf16", was \'fp16\''):
+        train(build(Tiny, Noise(), 0), Noise(), seed=0, recipe=RECIPE, precision="fp16", progress=False)
+
+
+@dataclass(frozen=True)
+class Several(Noise):
+    """The same images, each with its label and the class before it."""
+
+    def take(self, indices: Any) -> Batch:
+        batch = super().take(indices)
+        hot = F.one_hot(batch.labels, 3).bool()
+        return replace(batch, labels=hot | hot.roll(-1, dims=1))
+
+
+class Zeroth(Tiny):
+    """Always for class 0, whatever the labels."""
+
+    def training_loss(self, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        return self.layer.bias.sum() * 0, F.one_hot(torch.zeros(len(labels), dtype=torch.int64), 3).float()
+
+
+@pytest.mark.parametrize(("dataset", "hits"), [(Noise(), 5), (Several(), 9)])
+def test_the_bar_counts_samples_whose_top_class_is_among_their_labels(
+    capsys: pytest.CaptureFixture[str], dataset: Noise, hits: int
+) -> None:
+    """Of the labels 0, 1, 2, 0, … of 13 samples, five are 0 and four are 1, which come with 0."""
+    train(build(Zeroth, dataset, 0), dataset, seed=0, recipe={**RECIPE, "epochs": 1}, progress=True)
+    assert f"accuracy {hits / 13:.3f}" in capsys.readouterr().err

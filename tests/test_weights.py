@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from interpeval.bench.weights import cache_folder, digest, load, save, trained
+from interpeval.bench.weights import _with_siblings, cache_folder, digest, facts_of, header_of, load, save, trained
 from interpeval.datasets.base import ArrayDataset, Arrays, Normalization
+from trained_toys import Dropped
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -159,6 +161,63 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, monkeypatch:
         with pytest.raises(ValueError, match=rf"`{name}` holds more than tensors"):
             load(network(), Path(name))
     assert not Path("ran").exists()
+
+
+def test_the_refusal_names_what_the_file_asks_for_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Malicious()}, "a.pt")
+    with pytest.raises(ValueError, match=r"asks for `getattr`.*save `model.state_dict\(\)` alone.*`--trust`"):
+        load(network(), Path("a.pt"))
+
+
+def test_a_trusted_pickle_runs_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({**network().state_dict(), "extra": Malicious()}, "a.pt")
+    with pytest.raises(ValueError, match="must hold a state dict"):  # what the code leaves behind is no tensor
+        load(network(), Path("a.pt"), trust=True)
+    assert Path("ran").exists()
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: {"state_dict": model.state_dict(), "by": Path()}])
+def test_a_network_that_was_pickled_whole_is_read_if_trusted(tmp_path: Path, wrap: Callable[[Any], object]) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(wrap(network()), path)
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        load(network(1), path)
+    assert digest(load(network(1), path, trust=True)) == digest(network())
+
+
+def test_a_trusted_file_that_needs_code_which_is_not_here_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"cno_such_module\nThing\n.")
+    with pytest.raises(ValueError, match="needs code that is not here: No module named 'no_such_module'"):
+        load(network(), path, trust=True)
+
+
+class Growing(nn.Module):
+    """Keeps as many rows as it was given."""
+
+    def __init__(self, rows: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.arange(2.0 * rows).view(rows, 2))
+
+    def adapt_to(self, state: Mapping[str, Tensor]) -> None:
+        self.rows = torch.zeros_like(state["rows"])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_model_adapts_to_the_shapes_of_the_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    save(Growing(3), path, {}) if suffix == ".safetensors" else torch.save(Growing(3).state_dict(), path)
+    assert torch.equal(load(Growing(), path).rows, torch.tensor([[0.0, 1], [2, 3], [4, 5]]))
+
+
+def test_a_file_that_a_model_cannot_adapt_to_does_not_fit(tmp_path: Path) -> None:
+    save(network(), tmp_path / "a.safetensors", {})
+    with pytest.raises(ValueError, match="does not fit the model `Growing`: 'rows'"):
+        load(Growing(), tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -348,3 +407,36 @@ def test_a_class_without_a_source_file_is_refused(cache: Path) -> None:
     with pytest.raises(TypeError, match="`model_class` must be a class of a source file"):
         trained(made, Noise(), seed=0)
     assert not cache.exists()
+
+
+def test_options_are_in_the_key_and_in_the_header_defaults_included(cache: Path) -> None:
+    def get_wide(options: Mapping[str, Any]) -> int:
+        model = trained(Dropped, Noise(), seed=0, options=options, progress=False)
+        return model.hidden.out_features
+
+    assert (get_wide({}), get_wide({"width": 6}), get_wide({"width": 4})) == (4, 6, 4)
+    headers = sorted(facts_of(path)["options"]["width"] for path in cache.iterdir())
+    assert headers == [4, 6], "the default and the same value given are one model"
+
+
+def test_the_source_of_a_model_is_all_its_files(tmp_path: Path) -> None:
+    """A file that is imported relatively counts, through another one, also where files import each other."""
+
+    def source_digest(shared: str) -> str:
+        (tmp_path / "__init__.py").touch()
+        (tmp_path / "deeper.py").write_text(f"from . import between\nWIDTH = {shared}\n")
+        (tmp_path / "between.py").write_text("from .deeper import WIDTH\n")
+        (tmp_path / "own.py").write_text("def f():\n    from .between import WIDTH\n")
+        files = _with_siblings(tmp_path / "own.py", {})
+        assert {path.name for path in files} == {"own.py", "between.py", "deeper.py"}
+        return hashlib.sha256(b"".join(files[path] for path in sorted(files))).hexdigest()
+
+    assert source_digest("1") != source_digest("2")
+
+
+def test_headers_give_back_what_was_recorded(tmp_path: Path) -> None:
+    facts = {"model": "m", "revision": "123", "options": {"width": 3}, "seed": 7, "accuracy": 0.1 + 0.2, "limit": None}
+    save(network(), tmp_path / "a.safetensors", header_of(facts))
+    assert facts_of(tmp_path / "a.safetensors") == {**facts, "digest": digest(network())}
+    torch.save(network().state_dict(), tmp_path / "a.pt")
+    assert facts_of(tmp_path / "a.pt") == {}
