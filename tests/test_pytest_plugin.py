@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 NETWORK = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 DIGITS = Digits()
-METRICS = ["average_drop", "self_consistency?n_draws=2"]
+METRICS = ["deletion", "self_consistency?n_draws=2"]
 
 
 class Mine:
