@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import toys
 from interpeval.bench.cli import main
+from interpeval.bench.evaluation import evaluate
 from interpeval.leaderboards.baseline import Baseline, read_baseline, scores_path, write_baseline
+from interpeval.leaderboards.check import check
 from interpeval.leaderboards.record import records
 from leaderboard_cases import series
 
@@ -187,3 +190,10 @@ def test_folders_of_runs_are_checked_and_compared(runs, tmp_path):
     reseeded = call("check", runs / "1", "--against", board)
     assert (reseeded.exit_code, "paired" in reseeded.output) == (0, True)
     assert "random" in call("compare", runs / "0", runs / "1").output
+
+
+def test_an_explainer_that_draws_at_will_is_not_held_to_equal_values():
+    found = evaluate(toys.network(), [toys.Draws, toys.Plain], toys.Squares(), ["top_k"], limit=4, controls=False)
+    assert {explainer for _, _, explainer in found.baseline.unrepeatable} == {"Draws"}
+    tests = {one.row.explainer: one.test for one in check(found.baseline, found.baseline).findings}
+    assert tests == {"Draws": "paired", "Plain": "exact"}
