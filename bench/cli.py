@@ -6,11 +6,15 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from .check_commands import check_command, compare_command
+from .exits import FAULTY, INTERRUPTED, UNUSABLE
+from .exits import guarded as _guarded
+from .exits import refuse as _refuse
 
 if TYPE_CHECKING:
     from .conformance import CheckResult
@@ -18,15 +22,15 @@ if TYPE_CHECKING:
     from .suite import Suite
     from .training_job import Trained
 
-UNUSABLE = 2  # bad input: nothing was started
-FAULTY = 3  # the run is complete, but something went wrong on the way
-INTERRUPTED = 130
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="interpeval")
 def main() -> None:
     """Measure how good the explanations of image models are."""
+
+
+main.add_command(compare_command)
+main.add_command(check_command)
 
 
 @main.command("list")
@@ -338,19 +342,6 @@ def _batch_size(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise ValueError(f"`--batch-size` must be `auto` or a whole number from 1, was `{text}`")
     return int(text)
-
-
-def _guarded(call: Callable[[], Any], *more: type[Exception]) -> Any:
-    """Turn what is wrong with the input into one line and exit code 2."""
-    try:
-        return call()
-    except (ValueError, TypeError, LookupError, OSError, ImportError, *more) as error:
-        _refuse(str(error))
-
-
-def _refuse(message: str) -> NoReturn:
-    click.echo(f"interpeval: {message}", err=True)
-    sys.exit(UNUSABLE)
 
 
 def _report(outcome: Outcome, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..leaderboards.baseline import Baseline
 from ..leaderboards.csv_table import write_csv
 from ..leaderboards.curves import curves_figure
 from ..leaderboards.ranks import Comparison, Difference, Rank, compare, paired_differences, ranks, unbeaten
@@ -77,6 +78,16 @@ class Results:
         """One row per sample, metric, variant and step, with the columns `SCORE_COLUMNS`."""
         frames = [_frame(series) for series in self.series]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(SCORE_COLUMNS))
+
+    @property
+    def baseline(self) -> Baseline:
+        """What another run can be checked against, or this run against another one."""
+        repeats_not = [
+            (fault["dataset"], fault["model"], fault["explainer"])
+            for fault in self.faults
+            if fault["kind"] == "non-deterministic"
+        ]
+        return Baseline.of(self.records, self.series, unrepeatable=repeats_not)
 
     @cached_property
     def _comparisons(self) -> list[Comparison]:

@@ -8,13 +8,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .names import labels, primary_variants, printable
+from .names import OF_THE_MACHINE, labels, primary_variants, printable
 from .record import Record
 
 PRICES = frozenset({"cost"})
 """Metrics that do not say how good an explanation is."""
-
-_OF_THE_MACHINE = frozenset({"seconds"})  # variants that say more about the machine than about the explainer
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def columns_of(rows: Iterable[Record], *, also: Collection[tuple[str, str]] = ()
         mine = metrics[metric, version]
         several = sum(name == metric for name, _ in metrics) > 1
         measured = {row.variant for row in mine if row.kind != "not_applicable"}
-        shown = primary_variants(measured - _OF_THE_MACHINE or {""})
+        shown = primary_variants(measured - OF_THE_MACHINE or {""})
         shown += sorted(variant for variant in measured.difference(shown) if (metric, variant) in also)
         for variant in shown:
             # What does not apply has no variants: it stands in every column of its metric.

@@ -11,6 +11,8 @@ from .series import Identity
 
 CONTROLS = ("random", "uniform", "center", "edges", "truth")
 """Explainers that measure floor and ceiling of a metric instead of competing, in the order they are shown."""
+OF_THE_MACHINE = frozenset({"seconds"})
+"""Variants that say more about the machine than about the explainer."""
 
 
 def labels(rows: Iterable[Identity | Record]) -> dict[tuple[str, str], str]:

@@ -27,7 +27,16 @@ def call(*arguments: str) -> Result:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["list"], ["list", "metrics", "--json"], ["run", "--help"], ["train", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["list"],
+        ["list", "metrics", "--json"],
+        ["run", "--help"],
+        ["train", "--help"],
+        ["check", "--help"],
+        ["compare", "--help"],
+        ["--version"],
+    ],
 )
 def test_answers_without_importing_torch(arguments: list[str]) -> None:
     code = (
