@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..datasets.base import Dataset
-from .option_checks import check_counts, check_word
+from .option_checks import check_counts, check_numbers, check_word
 
 Units = Literal["linrelu", "exu"]
 
@@ -61,6 +61,7 @@ class Nam(nn.Module):
         dropout: probability with which units, and elements, are dropped while training.
 
     Raises:
+        TypeError: `width` is no whole number, or `dropout` no number.
         ValueError: an option is not as stated.
 
     Reference:
@@ -89,6 +90,7 @@ class Nam(nn.Module):
         super().__init__()
         check_word("units", units, ("linrelu", "exu"))
         check_counts(width=width)
+        check_numbers(dropout=dropout)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, was {dropout}")
         self.image_shape = tuple(image_shape)

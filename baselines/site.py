@@ -259,6 +259,7 @@ def _check_options(
 ) -> None:
     check_word("form", form, get_args(SiteForm))
     check_word("comparison", comparison, get_args(Comparison))
+    check_counts(**{name: one for name, one in (("width", width), ("side", side)) if one is not None})
     if width is not None and (width < 2 or width % 2):
         raise ValueError(f"`width` must be an even number of at least 2, was {width}")
     check_counts(classes_per_step=1 if classes_per_step is None else classes_per_step)

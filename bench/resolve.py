@@ -225,14 +225,28 @@ def _construct(factory: Any, spec: Spec, what: str) -> Any:
 
 
 def check_arguments(factory: Any, spec: Spec, what: str, *, not_options: Sequence[str] = ()) -> None:
-    """Raise `ValueError` for an argument of a name that its factory does not take, or that is not to be set."""
+    """Raise `ValueError` for an argument that a factory does not take, that is not to be set, or that is missing."""
     hidden = {"args", "kwargs", *not_options}
-    allowed = [name for name in inspect.signature(factory).parameters if name not in hidden]
+    signature = inspect.signature(factory).parameters
+    allowed = [name for name in signature if name not in hidden]
     for name in spec.params:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"it takes: {', '.join(allowed) or 'none'}"
             raise ValueError(f"{what} `{spec.name}` has no argument `{name}`: {hint}")
+    missing = [name for name in allowed if _needed(signature[name]) and name not in spec.params]
+    if missing:
+        example = "&".join(f"{name}=…" for name in missing)
+        raise ValueError(
+            f"{what} `{spec.name}` must be given {', '.join(f'`{name}`' for name in missing)}: "
+            f"write `{spec.name}?{example}`"
+        )
+
+
+def _needed(parameter: inspect.Parameter) -> bool:
+    """Whether a call must give this argument."""
+    several = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    return parameter.default is inspect.Parameter.empty and parameter.kind not in several
 
 
 def _check_classes(module: nn.Module, dataset: Dataset, device: torch.device) -> None:

@@ -47,6 +47,11 @@ def test_an_option_reaches_the_datasets_that_take_it_and_an_argument_stands_abov
     assert resolve_dataset("digits", on_bad_sample="skip") == Digits()
 
 
+def test_arguments_that_a_dataset_cannot_do_without_are_named() -> None:
+    with pytest.raises(ValueError, match=r"`coco` must be given `images`, `annotations`: write `coco.images=…&annot"):
+        resolve_dataset("coco?size=16")
+
+
 def test_options_reach_a_dataset_within_another(tmp_path: Path) -> None:
     inner = coco(tmp_path).replace("&", "%26")
     composites = resolve_dataset(f"composites?of={inner}", on_bad_sample="skip")
@@ -181,8 +186,17 @@ def test_options_of_a_name_reach_the_model_that_is_trained_and_its_label(
 @pytest.mark.parametrize("argument", ["widht=3", "n_classes=3", "image_shape=3"])
 def test_unknown_options_of_a_model_are_refused_before_it_is_built(name: str, argument: str) -> None:
     key = argument.partition("=")[0]
-    with pytest.raises(ValueError, match=f"has no argument `{key}`: (did you mean `width`|it takes: width)"):
+    with pytest.raises(ValueError, match=f"has no argument `{key}`: (did you mean `width`|it takes: (form, )?width)"):
         resolved(f"{name}?{argument}")
+
+
+@pytest.mark.parametrize(
+    "text", ["senn?n_concepts=many", "site?width=wide", "nam?dropout=much", "cifar_cnn?consistency=x"]
+)
+def test_options_of_the_wrong_kind_are_named(text: str) -> None:
+    option, _, value = text.partition("?")[2].partition("=")
+    with pytest.raises(TypeError, match=f"`{option}` must be a (whole )?number, was '{value}'"):
+        resolved(text, Digits())
 
 
 def test_a_pickle_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
