@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .option_checks import check_counts, check_word
 from .prototype_loss import cross_entropy, draw_examples, prototype_loss
-from .rigid_motion import random_rigid, warp, warp_filled
+from .rigid_motion import random_rigid, randomly_mirrored, warp, warp_filled
 from .site_networks import (
     CAM_LAYERS,
     SiteForm,
@@ -195,7 +195,7 @@ class Site(nn.Module):
             ValueError: a pixel is outside of [0, 1], under `form="mnist"`.
         """
         if recipe.get("mirror", False):
-            images = _mirrored(images)
+            images = randomly_mirrored(images)
         if self.form == "mnist":
             return self._loss_of_images(images, labels, recipe)
         return self._loss_of_latents(resized(images, self.side), labels, recipe)
@@ -278,11 +278,6 @@ def _logits(prototypes: Tensor, latent: Tensor) -> Tensor:
 def _as_share(values: Tensor) -> Tensor:
     """Bring values from (-1, 1) to (0, 1)."""
     return (values + 1) / 2
-
-
-def _mirrored(images: Tensor) -> Tensor:
-    chosen = (torch.rand(len(images)) < 0.5).to(images.device)
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)
 
 
 def _text(shape: tuple[int, ...] | torch.Size) -> str:
