@@ -54,7 +54,8 @@ class Kmex(nn.Module):
         prototypes_per_class: H.
         class_score: `"nearest"` or `"sum"`, see above.
         network: the network, whose last linear layer returns its logits; a copy is taken. `None` is an untrained
-            `cifar_cnn`. A trained one needs `fit_prototypes` alone.
+            `cifar_cnn`. A trained one needs `fit_prototypes` alone. In names of models it is another model's name:
+            `kmex?of=lenet`, `kmex?of=lenet@FILE`; the prototypes are then fitted where the model is first used.
 
     Raises:
         TypeError: `network` is no module.
@@ -92,7 +93,9 @@ class Kmex(nn.Module):
         self.n_classes, self.prototypes_per_class, self.class_score = n_classes, prototypes_per_class, class_score
         network = CifarCnn(image_shape, n_classes) if network is None else network
         if not isinstance(network, nn.Module):
-            raise TypeError(f"`network` must be a torch.nn.Module, was {type(network).__name__}; it cannot be named")
+            raise TypeError(
+                f"`network` must be a torch.nn.Module, was {type(network).__name__}; a name is given as `kmex?of=NAME`"
+            )
         self.encoder, self.head = _split(network, image_shape, n_classes)
         missing = torch.full((n_classes * prototypes_per_class, self.head.in_features), math.nan)
         self.register_buffer("prototypes", missing)

@@ -19,7 +19,7 @@ from .catalog import parse
 from .checkpoint import Checkpoint, differences
 from .evaluation import choose_device
 from .optimisation import DEFAULT_THREADS, RECIPE_KEYS, whole
-from .resolve import check_model_name, resolve_dataset, split_model, stated_options, trainable_class
+from .resolve import check_model_name, made_of, resolve_dataset, split_model, stated_options, trainable_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,12 @@ class TrainingJob:
         self.checkpoint_path = out.with_name(f"{out.name}.checkpoint")
         self._check_paths()
         check_model_name(model)
+        parts = made_of(model)
+        if parts is not None:
+            raise ValueError(
+                f"model `{model}` must be trained as what it is made of: train `{parts[1]}`, and name "
+                f"`{parts[0].name}?of={parts[1].partition('@')[0]}@FILE` in `interpeval run`"
+            )
         name, self.start = split_model(model)
         spec = parse(name)
         model_class = trainable_class(spec)

@@ -160,6 +160,7 @@ def test_a_loss_that_is_not_finite_exits_with_three_and_keeps_the_checkpoint() -
         ("Dropped", ["--set", "schedule=steps"], "`milestones` of the recipe must be a list"),
         ("Dropped", ["--learning-rate", "-1"], "`learning_rate` of the recipe must be a positive number, was -1.0"),
         ("Dropped?wdth=3", [], "has no argument `wdth`: did you mean `width`?"),
+        ("kmex?of=lenet", [], "must be trained as what it is made of: train `lenet`"),
         ("Means", ["--epochs", "3"], "the recipe of `means` has no `epochs`"),
         ("cifar_cnm", [], "did you mean `cifar_cnn`"),
         ("torchvision:resnet18@a.pth", [], "weights file `a.pth`"),
