@@ -88,6 +88,14 @@ def check_model_name(text: str) -> None:
     return None
 
 
+def check_interpreter(text: str) -> None:
+    """Raise for a model of the catalog without an interpreter, before the time for training one is spent."""
+    check_model_name(text)
+    spec = parse(split_model(text)[0])
+    if spec.name in entries("models") and not hasattr(load("models", spec), "interpret"):
+        raise TypeError(f"model `{spec.name}` must have an interpreter, as `flint` has: it has none")
+
+
 def made_of(text: str) -> tuple[Spec, str] | None:
     """Split a model made of another one, `kmex?of=NETWORK`, into itself and the network; `None` for other models.
 
