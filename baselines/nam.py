@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..datasets.base import Dataset
+from .model_checks import check_input_size
 from .option_checks import check_counts, check_numbers, check_word
 
 Units = Literal["linrelu", "exu"]
@@ -112,9 +113,7 @@ class Nam(nn.Module):
 
     def contributions(self, inputs: Tensor) -> Tensor:
         """Return `(B, C·H·W, K)`, what each element adds to each logit, `f_ic(x_i)`."""
-        if tuple(inputs.shape[1:]) != self.image_shape:
-            expected, found = (", ".join(str(size) for size in shape) for shape in (self.image_shape, inputs.shape))
-            raise ValueError(f"`inputs` must be (B, {expected}), was ({found})")
+        check_input_size(inputs, self.image_shape)
         return self.curves(inputs.flatten(1))
 
     def attribute(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .model_checks import check_sides
 from .option_checks import check_word
 from .rigid_motion import random_rigid, randomly_mirrored, warp, warp_filled
 from .site_networks import (
     CAM_LAYERS,
     LATENT_CHANNELS,
     SiteForm,
-    check_image_shape,
     image_extractor,
     latent_extractor,
     latent_halvings,
@@ -81,7 +81,7 @@ class SiteBackbone(nn.Module):
         if form == "mnist":
             if side is not None:
                 raise ValueError('`side` must be left out under `form="mnist"`, which takes images as they are')
-            check_image_shape((channels, height, width))
+            check_sides(image_shape, 4)
             self.extractor = image_extractor(channels, (height // 4, width // 4))
             self.classifier = nn.Linear(64, n_classes)
         else:
