@@ -237,9 +237,9 @@ def all_options(model_class: Callable[..., Any], options: Mapping[str, Any]) -> 
     """Return every option of a model's constructor with its value, given or default.
 
     Example:
-        >>> from interpeval.baselines.site import Site
-        >>> all_options(Site, {}), all_options(Site, {"width": 32})
-        ({'width': 8}, {'width': 32})
+        >>> from interpeval.baselines.protopnet import ProtoPnet
+        >>> all_options(ProtoPnet, {"depth": 64})
+        {'prototypes_per_class': 10, 'depth': 64}
     """
     known = list(inspect.signature(model_class).parameters.values())[2:]  # after the image's shape and the classes
     defaults = {one.name: one.default for one in known if one.default is not inspect.Parameter.empty}
