@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..datasets.composites import composite, quadrants, tiles
-from .option_checks import check_word
+from .option_checks import check_numbers, check_word
 
 ConsistencyMap = Literal["elementwise", "gradcam"]
 ConsistencyReduction = Literal["mean", "norm"]
@@ -43,6 +43,7 @@ class Consistency:
             over the batch: as many times the mean as the composite's map has cells.
 
     Raises:
+        TypeError: `weight` is no number.
         ValueError: `weight` is negative, or an option is none of its words.
     """
 
@@ -52,6 +53,7 @@ class Consistency:
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_numbers(consistency=self.weight)
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"`consistency` must be a number of at least 0, was {self.weight}")
         check_word("consistency_map", self.map, get_args(ConsistencyMap))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.base import Dataset
+from .model_checks import check_input_size, single_labels
 
 SMALLEST_SHARE = torch.finfo(torch.float32).eps
 """The smallest probability whose logarithm becomes a logit; anything less counts as this."""
@@ -34,9 +35,7 @@ def training_arrays(dataset: Dataset, n_classes: int, image_shape: tuple[int, in
     Raises:
         ValueError: samples have several labels, a class has no sample, or images are of another shape.
     """
-    labels = dataset.labels
-    if labels.ndim != 1:
-        raise ValueError(f"`dataset` must have one label per sample, `{dataset.name}` has several")
+    labels = single_labels(dataset)
     missing = sorted(set(range(n_classes)) - set(labels.tolist()))
     if missing:
         raise ValueError(
@@ -58,8 +57,7 @@ def check_inputs(inputs: Tensor, image_shape: tuple[int, int, int], *, fitted: b
     """
     if not fitted:
         raise RuntimeError(f"`{name}` must be fitted before it is asked: call `fit`, or load weights")
-    if tuple(inputs.shape[1:]) != tuple(image_shape):
-        raise ValueError(f"`inputs` must be (B, {str(tuple(image_shape))[1:-1]}), was {tuple(inputs.shape)}")
+    check_input_size(inputs, image_shape)
 
 
 def log_share(probabilities: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..datasets.base import Dataset
-from .base import Interpretation
+from .base import Interpretation, Reduction
 from .gradient_graph import ModuleCalls, nodes_between
+from .model_checks import check_input_size, check_sides
 from .option_checks import check_counts, check_word
 from .relevance import relevance
 from .relu_rule import set_rule
@@ -142,7 +143,7 @@ class Flint(nn.Module):
     name: ClassVar[str] = "flint"
     cam_layer: ClassVar[str] = "predictor.features"
     """The predictor's last feature map, for Grad-CAM."""
-    own_reduction: ClassVar[str] = "max_abs"
+    own_reduction: ClassVar[Reduction] = "max_abs"
 
     def __init__(
         self,
@@ -155,8 +156,7 @@ class Flint(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
-        if height % 4 or width % 4 or min(image_shape) < 1:
-            raise ValueError(f"`image_shape` must be (C, H, W) with H and W multiples of 4, was {tuple(image_shape)}")
+        check_sides(image_shape, 4)
         check_word("form", form, ("lenet", "resnet"))
         check_word("version", version, ("paper", "released"))
         n_attributes = _N_ATTRIBUTES[form] if n_attributes is None else n_attributes
@@ -191,7 +191,7 @@ class Flint(nn.Module):
         Raises:
             ValueError: the inputs are not of the size that the network was built for.
         """
-        self._check(inputs)
+        check_input_size(inputs, self.image_shape)
         return self.predictor(inputs)
 
     def interpret(self, inputs: Tensor) -> Interpretation:
@@ -247,16 +247,11 @@ class Flint(nn.Module):
 
     def _both(self, inputs: Tensor, *, for_maps: bool = False) -> tuple[Tensor, Interpretation]:
         """Logits of the predictor, and what the interpreter says; `for_maps` changes gradients, not values."""
-        self._check(inputs)
+        check_input_size(inputs, self.image_shape)
         hidden = self.predictor.hidden(inputs, for_maps=for_maps)
         activations = self.attributes(*hidden[: self.attributes.n_read])
         logits, weights = self.interpreter(self.forget(activations)), self.interpreter.weight.detach().T
         return self.predictor.classify(hidden[-1]), Interpretation(logits, activations, weights)
-
-    def _check(self, inputs: Tensor) -> None:
-        if tuple(inputs.shape[1:]) != self.image_shape:
-            expected, found = (", ".join(str(size) for size in shape) for shape in (self.image_shape, inputs.shape))
-            raise ValueError(f"`inputs` must be (B, {expected}), was ({found})")
 
 
 def output_fidelity_loss(predictor_logits: Tensor, interpreter_logits: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..datasets.base import Dataset
 from .base import Reduction
 from .cifar_cnn import CifarCnn
 from .composite_relevance import composite_relevance
+from .model_checks import single_labels
 from .option_checks import check_counts, check_word
 from .prototype_similarity import euclidean_distances, latent_shares, similarity
 
@@ -54,7 +55,8 @@ class Kmex(nn.Module):
         prototypes_per_class: H.
         class_score: `"nearest"` or `"sum"`, see above.
         network: the network, whose last linear layer returns its logits; a copy is taken. `None` is an untrained
-            `cifar_cnn`. A trained one needs `fit_prototypes` alone.
+            `cifar_cnn`. A trained one needs `fit_prototypes` alone. In names of models it is another model's name:
+            `kmex?of=lenet`, `kmex?of=lenet@FILE`; the prototypes are then fitted where the model is first used.
 
     Raises:
         TypeError: `network` is no module.
@@ -92,7 +94,9 @@ class Kmex(nn.Module):
         self.n_classes, self.prototypes_per_class, self.class_score = n_classes, prototypes_per_class, class_score
         network = CifarCnn(image_shape, n_classes) if network is None else network
         if not isinstance(network, nn.Module):
-            raise TypeError(f"`network` must be a torch.nn.Module, was {type(network).__name__}; it cannot be named")
+            raise TypeError(
+                f"`network` must be a torch.nn.Module, was {type(network).__name__}; a name is given as `kmex?of=NAME`"
+            )
         self.encoder, self.head = _split(network, image_shape, n_classes)
         missing = torch.full((n_classes * prototypes_per_class, self.head.in_features), math.nan)
         self.register_buffer("prototypes", missing)
@@ -140,7 +144,7 @@ class Kmex(nn.Module):
         Raises:
             ValueError: the dataset has several labels per sample, or a class fewer samples than prototypes.
         """
-        latents, labels = self._embedded(dataset), _single(dataset).cpu()
+        latents, labels = self._embedded(dataset), single_labels(dataset).cpu()
         counts = torch.bincount(labels, minlength=self.n_classes)
         if len(counts) > self.n_classes or int(counts.min()) < self.prototypes_per_class:
             raise ValueError(
@@ -154,7 +158,7 @@ class Kmex(nn.Module):
         """Find for each prototype the position in a dataset of the image of its class that is nearest to it."""
         distances = euclidean_distances(self._embedded(dataset), self.prototypes.cpu())
         of_prototype = torch.arange(len(self.prototypes)) // self.prototypes_per_class
-        other = _single(dataset).cpu()[:, None] != of_prototype
+        other = single_labels(dataset).cpu()[:, None] != of_prototype
         return distances.masked_fill(other, math.inf).argmin(dim=0).tolist()
 
     def attribute(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -207,12 +211,6 @@ def diversity(prototypes: Tensor) -> Tensor:
 def _centres(latents: Tensor, count: int) -> Tensor:
     method = cast("Any", KMeans)  # scikit-learn has no types
     return torch.from_numpy(method(count, n_init=10, random_state=0).fit(latents.numpy()).cluster_centers_).to(latents)
-
-
-def _single(dataset: Dataset) -> Tensor:
-    if dataset.labels.ndim != 1:
-        raise ValueError(f"`dataset` must have one label per sample, `{dataset.name}` has several")
-    return dataset.labels
 
 
 def _split(network: nn.Module, image_shape: Sequence[int], n_classes: int) -> tuple[nn.Module, nn.Linear]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base import Reduction
 from .cifar_cnn import CifarCnn
 
 _CIFAR: Mapping[str, Any] = {
@@ -62,7 +63,7 @@ class LfiCam(nn.Module):
     name: ClassVar[str] = "lfi_cam"
     cam_layer: ClassVar[str] = "features"
     """The backbone's feature map A, for Grad-CAM."""
-    own_reduction: ClassVar[str] = "none"
+    own_reduction: ClassVar[Reduction] = "none"
 
     def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
         super().__init__()

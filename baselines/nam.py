@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..datasets.base import Dataset
-from .option_checks import check_counts, check_word
+from .model_checks import check_input_size
+from .option_checks import check_counts, check_numbers, check_word
 
 Units = Literal["linrelu", "exu"]
 
@@ -61,6 +62,7 @@ class Nam(nn.Module):
         dropout: probability with which units, and elements, are dropped while training.
 
     Raises:
+        TypeError: `width` is no whole number, or `dropout` no number.
         ValueError: an option is not as stated.
 
     Reference:
@@ -89,6 +91,7 @@ class Nam(nn.Module):
         super().__init__()
         check_word("units", units, ("linrelu", "exu"))
         check_counts(width=width)
+        check_numbers(dropout=dropout)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, was {dropout}")
         self.image_shape = tuple(image_shape)
@@ -110,9 +113,7 @@ class Nam(nn.Module):
 
     def contributions(self, inputs: Tensor) -> Tensor:
         """Return `(B, C·H·W, K)`, what each element adds to each logit, `f_ic(x_i)`."""
-        if tuple(inputs.shape[1:]) != self.image_shape:
-            expected, found = (", ".join(str(size) for size in shape) for shape in (self.image_shape, inputs.shape))
-            raise ValueError(f"`inputs` must be (B, {expected}), was ({found})")
+        check_input_size(inputs, self.image_shape)
         return self.curves(inputs.flatten(1))
 
     def attribute(self, inputs: Tensor, targets: Tensor) -> Tensor:

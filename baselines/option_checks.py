@@ -1,17 +1,19 @@
-"""Checks of the options that several explainers have."""
+"""Checks of the options that several explainers and models have."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 from torch import Tensor
 
 
 def check_counts(**counts: int) -> None:
-    """Check that options that count something are at least 1.
+    """Check that options that count something are whole numbers of at least 1.
 
     Raises:
-        ValueError: one is not.
+        TypeError: one is no whole number.
+        ValueError: one is less than 1.
 
     Example:
         >>> check_counts(n_masks=0)
@@ -19,8 +21,26 @@ def check_counts(**counts: int) -> None:
         ValueError: `n_masks` must be at least 1, was 0
     """
     for name, count in counts.items():
+        if not isinstance(count, Integral) or isinstance(count, bool):
+            raise TypeError(f"`{name}` must be a whole number, was {count!r}")
         if count < 1:
             raise ValueError(f"`{name}` must be at least 1, was {count}")
+
+
+def check_numbers(**numbers: float) -> None:
+    """Check that options are numbers, of whatever size.
+
+    Raises:
+        TypeError: one is none.
+
+    Example:
+        >>> check_numbers(dropout="much")
+        Traceback (most recent call last):
+        TypeError: `dropout` must be a number, was 'much'
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or isinstance(number, bool):
+            raise TypeError(f"`{name}` must be a number, was {number!r}")
 
 
 def check_word(name: str, found: object, words: Sequence[str]) -> None:

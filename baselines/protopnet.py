@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..datasets.base import Dataset
 from .base import Reduction
+from .model_checks import single_labels
 from .option_checks import check_counts
 from .prototype_similarity import similarity
 
@@ -276,8 +277,7 @@ class ProtoPnet(nn.Module):
 
     def _patches_of(self, dataset: Dataset) -> Generator[tuple[int, Tensor, Tensor], None, None]:
         """Yield position of the first image, patches and labels of all batches, in evaluation mode."""
-        if dataset.labels.ndim != 1:
-            raise ValueError(f"`dataset` must have one label per sample, `{dataset.name}` has several")
+        single_labels(dataset)
         modes = [module.training for module in self.modules()]
         self.eval()
         try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .base import Reduction
 from .composite_relevance import composite_relevance
+from .model_checks import check_input_size
 from .option_checks import check_counts, check_word
 from .prototype_similarity import euclidean_distances, latent_shares, similarity
 
@@ -164,8 +165,7 @@ class ProtoVae(nn.Module):
 
     def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(B, L)` means and logarithms of variances of the latents, these within ±ln(1e8)."""
-        if tuple(inputs.shape[1:]) != tuple(self.image_shape):
-            raise ValueError(f"`inputs` must be (B, {_text(self.image_shape)}), was ({_text(inputs.shape)})")
+        check_input_size(inputs, self.image_shape)
         mean, log_variance = self.head(self.features(_signed(inputs))).chunk(2, dim=1)
         return mean, log_variance.clamp(-_LOG_VARIANCE_LIMIT, _LOG_VARIANCE_LIMIT)
 
@@ -411,7 +411,3 @@ def _initialize(model: ProtoVae) -> None:
     with torch.no_grad():
         own = F.one_hot(model.prototype_classes(), model.n_classes).T
         model.classifier.weight.copy_(own * 1.5 - 0.5)
-
-
-def _text(shape: tuple[int, ...] | torch.Size) -> str:
-    return ", ".join(str(size) for size in shape)

@@ -1,4 +1,4 @@
-"""Rigid motions of images: turned and moved, never scaled, as SITE is trained under."""
+"""Rigid motions of images: turned, moved and mirrored, never scaled, as SITE is trained under."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from torch import Tensor
 def random_rigid(count: int) -> Tensor:
     """Draw `(count, 2, 3)` matrices `[R | b]`: angle in U(-90°, 90°), each shift in U(-0.5, 0.5) (half a side is 1)."""
     return rigid((torch.rand(count) - 0.5) * math.pi, torch.rand(count, 2) - 0.5)
+
+
+def randomly_mirrored(images: Tensor) -> Tensor:
+    """Mirror each of `(B, C, H, W)` images left to right with probability 0.5."""
+    chosen = (torch.rand(len(images)) < 0.5).to(images.device)
+    return torch.where(chosen[:, None, None, None], images.flip(3), images)
 
 
 def rigid(angles: Tensor, shifts: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .model_checks import check_input_size, check_sides
 from .option_checks import check_counts, check_word
 
 Form = Literal["original", "reimplementation"]
@@ -108,10 +109,7 @@ class Senn(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
-        if height % 4 or width % 4 or min(height, width) < 16 or channels < 1:
-            raise ValueError(
-                f"`image_shape` must be (C, H, W) with H and W multiples of 4 and at least 16, was {tuple(image_shape)}"
-            )
+        check_sides(image_shape, 4, least=16)
         check_word("form", form, ("original", "reimplementation"))
         check_word("penalty", penalty, ("paper", "released"))
         n_concepts = _N_CONCEPTS[form] if n_concepts is None else n_concepts
@@ -138,17 +136,17 @@ class Senn(nn.Module):
         Raises:
             ValueError: the inputs are not of the size that the network was built for.
         """
-        self._check(inputs)
+        check_input_size(inputs, self.image_shape)
         return _combine(self.parametrizer(inputs), self.conceptizer(inputs))
 
     def contributions(self, inputs: Tensor) -> Tensor:
         """Return `(B, n, K)`, what each concept adds to each logit, `θ_jc h_j`."""
-        self._check(inputs)
+        check_input_size(inputs, self.image_shape)
         return self.parametrizer(inputs) * self.conceptizer(inputs)[:, :, None]
 
     def attribute(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return `(B, 1, h, w)`, what each cell adds to the logits of `targets`; see the class."""
-        self._check(inputs)
+        check_input_size(inputs, self.image_shape)
         rows = torch.arange(len(inputs), device=inputs.device)
         cells = self.conceptizer.cells(inputs)
         weights = self.parametrizer(inputs)[rows, :, targets]
@@ -167,11 +165,6 @@ class Senn(nn.Module):
         loss = F.cross_entropy(logits, labels) + recipe["robustness"] * robustness
         loss = loss + F.mse_loss(self.decoder(concepts), images) + sparsity * concepts.abs().sum(dim=1).mean()
         return loss, logits
-
-    def _check(self, inputs: Tensor) -> None:
-        if tuple(inputs.shape[1:]) != self.image_shape:
-            expected, found = (", ".join(str(size) for size in shape) for shape in (self.image_shape, inputs.shape))
-            raise ValueError(f"`inputs` must be (B, {expected}), was ({found})")
 
 
 def robustness_loss(

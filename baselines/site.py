@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .model_checks import check_input_size, check_sides
 from .option_checks import check_counts, check_word
 from .prototype_loss import cross_entropy, draw_examples, prototype_loss
-from .rigid_motion import random_rigid, warp, warp_filled
+from .rigid_motion import random_rigid, randomly_mirrored, warp, warp_filled
 from .site_networks import (
     CAM_LAYERS,
     SiteForm,
-    check_image_shape,
     image_extractor,
     image_generators,
     latent_encoder,
@@ -141,7 +141,7 @@ class Site(nn.Module):
         self.classes_per_step = n_classes if classes_per_step is None else min(classes_per_step, n_classes)
         self.cam_layer = CAM_LAYERS[form]  # the last map after a ReLU, for Grad-CAM
         if form == "mnist":
-            check_image_shape(self.image_shape)
+            check_sides(self.image_shape, 4)
             grid = (height // 4, wide // 4)
             self.extractor = image_extractor(channels, grid)
             self.generators = image_generators(n_classes, channels, width or _WIDTH, grid)
@@ -195,7 +195,7 @@ class Site(nn.Module):
             ValueError: a pixel is outside of [0, 1], under `form="mnist"`.
         """
         if recipe.get("mirror", False):
-            images = _mirrored(images)
+            images = randomly_mirrored(images)
         if self.form == "mnist":
             return self._loss_of_images(images, labels, recipe)
         return self._loss_of_latents(resized(images, self.side), labels, recipe)
@@ -242,16 +242,12 @@ class Site(nn.Module):
     def _prototypes_at(self, latent: Tensor) -> Tensor:
         """`(B, K, …)`: what the generators answer to a latent."""
         if self.form == "mnist":
-            self._check_size(latent)
+            check_input_size(latent, self.image_shape)
             code = self.extractor(latent)
         else:
             code = self.encoder(latent)
         made = self.generators(code.repeat(1, self.n_classes, 1, 1))
         return made.reshape(len(latent), self.n_classes, *latent.shape[1:])
-
-    def _check_size(self, inputs: Tensor) -> None:
-        if tuple(inputs.shape[1:]) != self.image_shape:
-            raise ValueError(f"`inputs` must be (B, {_text(self.image_shape)}), was ({_text(inputs.shape)})")
 
 
 def _check_options(
@@ -259,6 +255,7 @@ def _check_options(
 ) -> None:
     check_word("form", form, get_args(SiteForm))
     check_word("comparison", comparison, get_args(Comparison))
+    check_counts(**{name: one for name, one in (("width", width), ("side", side)) if one is not None})
     if width is not None and (width < 2 or width % 2):
         raise ValueError(f"`width` must be an even number of at least 2, was {width}")
     check_counts(classes_per_step=1 if classes_per_step is None else classes_per_step)
@@ -277,12 +274,3 @@ def _logits(prototypes: Tensor, latent: Tensor) -> Tensor:
 def _as_share(values: Tensor) -> Tensor:
     """Bring values from (-1, 1) to (0, 1)."""
     return (values + 1) / 2
-
-
-def _mirrored(images: Tensor) -> Tensor:
-    chosen = (torch.rand(len(images)) < 0.5).to(images.device)
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)
-
-
-def _text(shape: tuple[int, ...] | torch.Size) -> str:
-    return ", ".join(str(size) for size in shape)

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .model_checks import check_sides
 from .option_checks import check_word
-from .rigid_motion import random_rigid, warp, warp_filled
+from .rigid_motion import random_rigid, randomly_mirrored, warp, warp_filled
 from .site_networks import (
     CAM_LAYERS,
     LATENT_CHANNELS,
     SiteForm,
-    check_image_shape,
     image_extractor,
     latent_extractor,
     latent_halvings,
@@ -30,7 +30,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "fashion_mnist": _MNIST,
     "cifar10": {
         "epochs": 100, "batch_size": 64, "learning_rate": 1e-2, "optimizer": "adam", "schedule": "steps",
-        "milestones": [51, 81], "factor": 0.5,
+        "milestones": [51, 81], "factor": 0.5, "mirror": True,
     },
 }  # fmt: skip
 
@@ -81,7 +81,7 @@ class SiteBackbone(nn.Module):
         if form == "mnist":
             if side is not None:
                 raise ValueError('`side` must be left out under `form="mnist"`, which takes images as they are')
-            check_image_shape((channels, height, width))
+            check_sides(image_shape, 4)
             self.extractor = image_extractor(channels, (height // 4, width // 4))
             self.classifier = nn.Linear(64, n_classes)
         else:
@@ -92,7 +92,7 @@ class SiteBackbone(nn.Module):
 
     @classmethod
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
-        """Return how to train: as `site` on the same dataset."""
+        """Return how to train: as `site` on the same dataset, with the same `mirror`."""
         return dict(_RECIPES.get(dataset_name, _RECIPE))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -100,13 +100,10 @@ class SiteBackbone(nn.Module):
         images = inputs if self.side is None else resized(inputs, self.side)
         return self.classifier(self.extractor(images).mean(dim=(2, 3)))
 
-    def training_loss(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        recipe: Mapping[str, Any],  # noqa: ARG002  # other models read theirs
-    ) -> tuple[Tensor, Tensor]:
+    def training_loss(self, images: Tensor, labels: Tensor, recipe: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the mean cross-entropy of transformed images, and their `(B, K)` logits."""
+        if recipe.get("mirror", False):
+            images = randomly_mirrored(images)
         matrices = random_rigid(len(images)).to(images)
         move = warp if self.side is None else warp_filled
         images = images if self.side is None else resized(images, self.side)

@@ -116,12 +116,6 @@ def resized(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=shrinks)
 
 
-def check_image_shape(image_shape: tuple[int, int, int]) -> None:
-    """Raise `ValueError` unless the form for MNIST can take images `(C, H, W)` of this shape."""
-    if image_shape[1] % 4 or image_shape[2] % 4 or min(image_shape) < 1:
-        raise ValueError(f"`image_shape` must be (C, H, W) with H and W multiples of 4, was {tuple(image_shape)}")
-
-
 def _residual_layers(channels: int) -> OrderedDict[str, nn.Module]:
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(channels, 16, 3, padding=1, bias=False), norm1=nn.BatchNorm2d(16), relu1=nn.ReLU()

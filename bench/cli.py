@@ -18,6 +18,7 @@ from .exits import refuse as _refuse
 
 if TYPE_CHECKING:
     from .conformance import CheckResult
+    from .disagreement import Report
     from .run import Outcome
     from .suite import Suite
     from .training_job import Trained
@@ -220,6 +221,57 @@ def board_command(sources: tuple[Path, ...], out: Path, name: str, allow_mixed: 
     for note in board.notes:
         click.echo(_printable(note))
     click.echo(f"{len(board.records)} rows. In {out}: index.html, {name}.csv, {name}.md, {name}.tex")
+
+
+@main.command("disagree")
+@click.argument("model")
+@click.option("--dataset", metavar="D", required=True, help="Dataset, such as `quickdraw`, with one label per sample.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the table and picture; replaced if there."
+)
+@click.option(
+    "--space", type=click.Choice(["pca", "attributes"]), default="pca", show_default=True,
+    help="Where depths are computed: in the images' principal components, or in the attributes' activations.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=click.Choice(["fast", "default", "thorough"]), default="default", show_default=True,
+    help="How long depths are searched for.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Use the first N samples only.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--device", default="auto", show_default=True, help="`auto`, `cpu`, `cuda`, `cuda:1`, …")
+@click.option("--download", is_flag=True, help="Let the dataset fetch what is not there yet.")
+@click.option("--trust", is_flag=True, help="Unpickle the weights file whole, which runs whatever code it holds.")
+def disagree_command(model: str, dataset: str, out: Path, **options: Any) -> None:
+    """List the samples about which MODEL and its interpreter disagree.
+
+    MODEL has an interpreter, as `flint` has, with weights of your own after `@`. For each such sample the table says
+    how deep it lies in its class, beside samples on which both agree: is the interpreter wrong about unusual ones?
+    Exit codes: 0 done, 2 unusable input (nothing written).
+    """
+    report, files = _guarded(lambda: _disagreement(model, dataset, out, options))
+    share = "no class has depths to compare" if math.isnan(report.p_value) else f"p = {report.p_value:.3g}"
+    left_out = f", {report.n_invalid} left out (not finite)" if report.n_invalid else ""
+    click.echo(f"{len(report.frame)} of {report.n} samples disagree{left_out}; do they lie less deep: {share}")
+    click.echo("\n".join(str(file) for file in files))
+
+
+def _disagreement(model: str, dataset: str, out: Path, options: dict[str, Any]) -> tuple[Report, list[Path]]:
+    from .disagreement import disagreement_report
+    from .evaluation import choose_device
+    from .resolve import check_interpreter, resolve_dataset, resolve_model
+    from .torch_check import check_torchvision
+
+    check_torchvision()
+    device = choose_device(options["device"])
+    data = resolve_dataset(dataset, **({"download": True} if options["download"] else {}))
+    check_interpreter(model)
+    network = resolve_model(
+        model, data, seed=options["seed"], device=device, progress=True, trust=options["trust"]
+    ).module
+    passed_on = {key: options[key] for key in ("limit", "space", "seed", "budget", "device")}
+    report = disagreement_report(network, data, **passed_on)
+    return report, report.save(out)
 
 
 @main.command("conform")

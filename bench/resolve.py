@@ -68,6 +68,11 @@ def resolve_metric(text: str) -> Metric:
 
 def check_model_name(text: str) -> None:
     """Raise for a model that cannot be found, before the time for loading or training one is spent."""
+    parts = made_of(text)
+    if parts is not None:
+        spec, network = parts
+        check_arguments(load("models", spec), spec, "model", not_options=("image_shape", "n_classes", "network"))
+        return check_model_name(network)
     name, weight_file = split_model(text)
     spec = parse(name)
     if spec.name in entries("models"):
@@ -80,6 +85,36 @@ def check_model_name(text: str) -> None:
         )
     if weight_file is not None and not weight_file.is_file():
         raise FileNotFoundError(f"weights file `{weight_file}` of model `{name}` does not exist")
+    return None
+
+
+def check_interpreter(text: str) -> None:
+    """Raise for a model of the catalog without an interpreter, before the time for training one is spent."""
+    check_model_name(text)
+    spec = parse(split_model(text)[0])
+    if spec.name in entries("models") and not hasattr(load("models", spec), "interpret"):
+        raise TypeError(f"model `{spec.name}` must have an interpreter, as `flint` has: it has none")
+
+
+def made_of(text: str) -> tuple[Spec, str] | None:
+    """Split a model made of another one, `kmex?of=NETWORK`, into itself and the network; `None` for other models.
+
+    A weights file after `@` is that of the network.
+
+    Example:
+        >>> spec, network = made_of("kmex?prototypes_per_class=3&of=lenet@lenet.safetensors")
+        >>> spec.params, network
+        ({'prototypes_per_class': 3}, 'lenet@lenet.safetensors')
+    """
+    name, at, file = text.partition("@")
+    spec = parse(name)
+    if "of" not in spec.params or spec.name not in entries("models"):
+        return None
+    if "network" not in inspect.signature(load("models", spec)).parameters:
+        return None
+    params = dict(spec.params)
+    network = f"{params.pop('of')}{at}{file}"
+    return replace(spec, params=params), network
 
 
 def resolve_model(
@@ -91,8 +126,17 @@ def resolve_model(
     class elsewhere that can be built and trained like one (`trainable_class`). `name?option=value` sets options of its
     constructor; those in the header of a weights file need not be said again. `trust` lets a pickled weights file run
     its code (`interpeval.bench.weights.load`).
+
+    `kmex?of=NETWORK` or `kmex?of=NETWORK@weights` is made of the network of that name, which is had as by itself; what
+    is learnt on top of it is cached as well. `&` and `?` in the network's own options are written `%26` and `%3F`, or
+    not at all if they are in the header of its file.
     """
     check_model_name(text)
+    parts = made_of(text)
+    if parts is not None:
+        spec, name = parts
+        network = resolve_model(name, dataset, seed=seed, device=device, progress=progress, trust=trust)
+        return _completed(spec, network, dataset, seed=seed, device=device)
     name, weight_file = split_model(text)
     spec = parse(name)
     model_class = trainable_class(spec)
@@ -106,6 +150,21 @@ def resolve_model(
         module = training.build(model_class, dataset, seed, stated_options(model_class, spec.params, weight_file))
         weights.load(module, weight_file, trust=trust)
     return as_model(module, dataset, name=_label(spec), device=device)
+
+
+def _completed(spec: Spec, network: Model, dataset: Dataset, *, seed: int, device: torch.device) -> Model:
+    """Make a model of a trained network."""
+    module = weights.completed(
+        cast("type[TrainableModel]", load("models", spec)),
+        network.module,
+        dataset,
+        of=f"{network.name} {network.code}",
+        seed=seed,
+        options=spec.params,
+        device=device,
+    )
+    label = _label(replace(spec, params={**spec.params, "of": network.name}))
+    return as_model(module, dataset, name=label, device=device)
 
 
 def trainable_class(spec: Spec) -> type[TrainableModel] | None:
@@ -225,14 +284,28 @@ def _construct(factory: Any, spec: Spec, what: str) -> Any:
 
 
 def check_arguments(factory: Any, spec: Spec, what: str, *, not_options: Sequence[str] = ()) -> None:
-    """Raise `ValueError` for an argument of a name that its factory does not take, or that is not to be set."""
+    """Raise `ValueError` for an argument that a factory does not take, that is not to be set, or that is missing."""
     hidden = {"args", "kwargs", *not_options}
-    allowed = [name for name in inspect.signature(factory).parameters if name not in hidden]
+    signature = inspect.signature(factory).parameters
+    allowed = [name for name in signature if name not in hidden]
     for name in spec.params:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"it takes: {', '.join(allowed) or 'none'}"
             raise ValueError(f"{what} `{spec.name}` has no argument `{name}`: {hint}")
+    missing = [name for name in allowed if _needed(signature[name]) and name not in spec.params]
+    if missing:
+        example = "&".join(f"{name}=…" for name in missing)
+        raise ValueError(
+            f"{what} `{spec.name}` must be given {', '.join(f'`{name}`' for name in missing)}: "
+            f"write `{spec.name}?{example}`"
+        )
+
+
+def _needed(parameter: inspect.Parameter) -> bool:
+    """Whether a call must give this argument."""
+    several = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    return parameter.default is inspect.Parameter.empty and parameter.kind not in several
 
 
 def _check_classes(module: nn.Module, dataset: Dataset, device: torch.device) -> None:

@@ -112,6 +112,25 @@ def train(
     return model
 
 
+def finish(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    seed: int,
+    recipe: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """Do what is left to do for a model made of a trained network: its hook `finish` alone, as `train` ends with.
+
+    Returns:
+        `model`, in evaluation mode, on `device`.
+    """
+    device = torch.device(device)
+    with _threads(recipe, device), seeded(seed, device):
+        _hook(model.to(device).eval(), "finish", recipe, dataset)
+    return model
+
+
 def accuracy(model: nn.Module, dataset: Dataset, *, device: torch.device | str = "cpu", batch_size: int = 256) -> float:
     """Return the share of samples, in [0, 1], whose label is the class of the highest logit.
 

@@ -19,7 +19,7 @@ from .catalog import parse
 from .checkpoint import Checkpoint, differences
 from .evaluation import choose_device
 from .optimisation import DEFAULT_THREADS, RECIPE_KEYS, whole
-from .resolve import check_model_name, resolve_dataset, split_model, stated_options, trainable_class
+from .resolve import check_model_name, made_of, resolve_dataset, split_model, stated_options, trainable_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,12 @@ class TrainingJob:
         self.checkpoint_path = out.with_name(f"{out.name}.checkpoint")
         self._check_paths()
         check_model_name(model)
+        parts = made_of(model)
+        if parts is not None:
+            raise ValueError(
+                f"model `{model}` must be trained as what it is made of: train `{parts[1]}`, and name "
+                f"`{parts[0].name}?of={parts[1].partition('@')[0]}@FILE` in `interpeval run`"
+            )
         name, self.start = split_model(model)
         spec = parse(name)
         model_class = trainable_class(spec)
@@ -197,14 +203,21 @@ def changed_recipe(
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"it has: {', '.join(sorted(known))}"
             raise ValueError(f"the recipe of `{model_class.name}` has no `{key}`: {hint}")
-        if key in recipe and _kind(value) != _kind(recipe[key]):
+        # A recipe's `None` stands for a number that is not set, such as the depth of a tree.
+        if recipe.get(key) is not None and _kind(value) != _kind(recipe[key]):
             raise ValueError(
-                f"`{key}` of the recipe of `{model_class.name}` must be of the kind of {recipe[key]!r}, was {value!r}"
+                f"`{key}` of the recipe of `{model_class.name}` must be {_kind(recipe[key])} such as {recipe[key]!r}, "
+                f"was {value!r}"
             )
     return {**recipe, **changes}
 
 
-def _kind(value: Any) -> type:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float
-    return list if isinstance(value, list | tuple) else type(value)
+def _kind(value: Any) -> str:
+    """Say in words what kind of value it is."""
+    if isinstance(value, bool):
+        return "true or false,"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "a word" if isinstance(value, str) else type(value).__name__

@@ -171,12 +171,51 @@ def trained(
     """
     part, recipe = dataset.with_split("train"), model_class.recipe(dataset.name)
     facts = {**facts_about(model_class, part, options or {}), "recipe": dict(recipe), "seed": seed}
-    path = cache_folder() / "models" / f"{model_class.name}-{part.name}-{digest_of(facts)}.safetensors"
     model = training.build(model_class, part, seed, options)
-    if not _loaded(model, path):
+
+    def learn() -> None:
         training.train(model, part, seed=seed, recipe=recipe, device=device, progress=progress)
-        _keep(model, path, {**facts, "torch": torch.__version__})
-    return model.to(device).eval()
+
+    return _cached(model, facts, learn).to(device).eval()
+
+
+def completed(
+    model_class: type[TrainableModel],
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    of: str,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """Return a model made of a trained network, such as `kmex`: from the cache, or completed now and kept there.
+
+    The network goes to the constructor as its option `network`; what is left to learn from the dataset's training part
+    is the model's hook `finish`. The cache is that of `trained`, and the key stands for the network as well: its
+    weights, what it prints as, and `of`.
+
+    Args:
+        model_class: the model.
+        network: the trained network.
+        dataset: either part of it.
+        of: what else tells this network from others, such as a digest of its source.
+        seed: of what the hook draws.
+        options: further keyword arguments of the constructor.
+        device: where the model is completed and returned.
+
+    Returns:
+        The model in evaluation mode.
+    """
+    part, recipe = dataset.with_split("train"), model_class.recipe(dataset.name)
+    identity = [digest(network), hashlib.sha256(str(network).encode()).hexdigest()[:16], of]
+    facts = {**facts_about(model_class, part, options or {}), "network": identity, "seed": seed}
+    model = training.build(model_class, part, seed, {**(options or {}), "network": network})
+
+    def learn() -> None:
+        training.finish(model, part, seed=seed, recipe=recipe, device=device)
+
+    return _cached(model, facts, learn).to(device).eval()
 
 
 def facts_about(model_class: type[TrainableModel], dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,13 +237,22 @@ def all_options(model_class: Callable[..., Any], options: Mapping[str, Any]) -> 
     """Return every option of a model's constructor with its value, given or default.
 
     Example:
-        >>> from interpeval.baselines.site import Site
-        >>> all_options(Site, {}), all_options(Site, {"width": 32})
-        ({'width': 8}, {'width': 32})
+        >>> from interpeval.baselines.protopnet import ProtoPnet
+        >>> all_options(ProtoPnet, {"depth": 64})
+        {'prototypes_per_class': 10, 'depth': 64}
     """
     known = list(inspect.signature(model_class).parameters.values())[2:]  # after the image's shape and the classes
     defaults = {one.name: one.default for one in known if one.default is not inspect.Parameter.empty}
     return {**defaults, **options}
+
+
+def _cached(model: nn.Module, facts: Mapping[str, Any], learn: Callable[[], None]) -> nn.Module:
+    """Load what was learnt by a training of which these are the facts, or learn and keep it."""
+    path = cache_folder() / "models" / f"{facts['model']}-{facts['dataset']}-{digest_of(facts)}.safetensors"
+    if not _loaded(model, path):
+        learn()
+        _keep(model, path, {**facts, "torch": torch.__version__})
+    return model
 
 
 def _loaded(model: nn.Module, path: Path) -> bool:
@@ -213,7 +261,7 @@ def _loaded(model: nn.Module, path: Path) -> bool:
     try:
         load(model, path)
     except (OSError, ValueError) as error:
-        warnings.warn(f"the cached model cannot be used and is trained anew: {error}", stacklevel=3)
+        warnings.warn(f"the cached model cannot be used and is trained anew: {error}", stacklevel=4)
         return False
     return True
 
@@ -223,7 +271,7 @@ def _keep(model: nn.Module, path: Path, facts: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(model, path, header_of(facts))
     except OSError as error:
-        warnings.warn(f"the trained model cannot be kept in the cache, set INTERPEVAL_CACHE: {error}", stacklevel=3)
+        warnings.warn(f"the trained model cannot be kept in the cache, set INTERPEVAL_CACHE: {error}", stacklevel=4)
 
 
 def _source_digest(model_class: type[TrainableModel]) -> str:

@@ -14,6 +14,9 @@ from click.testing import CliRunner, Result
 
 from coco_files import annotation, written
 from interpeval.bench.cli import main
+from interpeval.bench.disagreement import disagreement_report
+from interpreted import Interpreted
+from small_subject import Pictures
 from toys import network
 
 HERE = Path(__file__).parent
@@ -35,6 +38,7 @@ def call(*arguments: str) -> Result:
         ["train", "--help"],
         ["check", "--help"],
         ["compare", "--help"],
+        ["disagree", "--help"],
         ["--version"],
     ],
 )
@@ -203,6 +207,50 @@ def test_scores_and_status_of_a_run(tmp_path: Path) -> None:
     assert len(lines) == 1 + 6 * 8  # gradient and five controls, eight samples
     assert "6 of 6 units finished" in call("status", str(tmp_path / "out")).output
     assert call("status", str(tmp_path / "nowhere")).exit_code == 2
+
+
+def test_disagreements_are_counted_and_written_as_by_the_report(tmp_path: Path) -> None:
+    model, data = f"{HERE / 'interpreted.py'}:Interpreted", f"{HERE / 'small_subject.py'}:Pictures?count=200"
+    asked = [
+        "disagree",
+        model,
+        "--dataset",
+        data,
+        "--out",
+        str(tmp_path / "found"),
+        "--limit",
+        "150",
+        "--device",
+        "cpu",
+    ]
+    found = call(*asked, "--space", "attributes", "--budget", "fast", "--seed", "3")
+    assert found.exit_code == 0
+    expected = disagreement_report(
+        Interpreted(), Pictures(count=200), limit=150, space="attributes", budget="fast", seed=3, device="cpu"
+    )
+    assert len(expected.frame) > 0
+    files = expected.save(tmp_path / "by_hand")
+    first, *written_files = found.output.strip().splitlines()
+    assert first.startswith(f"{len(expected.frame)} of 150 samples disagree; do they lie less deep: p = ")
+    assert [Path(line).read_bytes() for line in written_files] == [file.read_bytes() for file in files]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("lenet", "model `lenet` must have an interpreter, as `flint` has: it has none"),
+        ("flnt", "unknown model `flnt`: did you mean `flint`"),
+        (f"{TOYS}:network", "`model` must have an interpreter"),
+    ],
+)
+def test_models_without_an_interpreter_are_refused_and_nothing_is_written(
+    tmp_path: Path, model: str, expected: str
+) -> None:
+    found = call("disagree", model, "--dataset", f"{TOYS}:Squares", "--out", str(tmp_path / "found"))
+    assert found.exit_code == 2
+    assert found.output.startswith("interpeval: ")
+    assert expected in found.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_example_in_the_readme_is_short_and_runs(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from torch import nn
 from torchvision import models
 
 from coco_files import annotation, written
+from interpeval.baselines.kmex import Kmex
 from interpeval.bench import training, weights
-from interpeval.bench.resolve import as_model, resolve_dataset, resolve_metric, resolve_model, split_model
+from interpeval.bench.resolve import Model, as_model, resolve_dataset, resolve_metric, resolve_model, split_model
 from interpeval.datasets.digits import Digits
 from interpeval.metrics.pointing_game import PointingGame
 from toys import Squares, network
@@ -45,6 +46,11 @@ def test_an_option_reaches_the_datasets_that_take_it_and_an_argument_stands_abov
     assert taken.on_bad_sample == "skip"
     assert resolve_dataset(coco(tmp_path, "&on_bad_sample=error"), on_bad_sample="skip").on_bad_sample == "error"
     assert resolve_dataset("digits", on_bad_sample="skip") == Digits()
+
+
+def test_arguments_that_a_dataset_cannot_do_without_are_named() -> None:
+    with pytest.raises(ValueError, match=r"`coco` must be given `images`, `annotations`: write `coco.images=…&annot"):
+        resolve_dataset("coco?size=16")
 
 
 def test_options_reach_a_dataset_within_another(tmp_path: Path) -> None:
@@ -181,8 +187,70 @@ def test_options_of_a_name_reach_the_model_that_is_trained_and_its_label(
 @pytest.mark.parametrize("argument", ["widht=3", "n_classes=3", "image_shape=3"])
 def test_unknown_options_of_a_model_are_refused_before_it_is_built(name: str, argument: str) -> None:
     key = argument.partition("=")[0]
-    with pytest.raises(ValueError, match=f"has no argument `{key}`: (did you mean `width`|it takes: width)"):
+    with pytest.raises(ValueError, match=f"has no argument `{key}`: (did you mean `width`|it takes: (form, )?width)"):
         resolved(f"{name}?{argument}")
+
+
+def made_of_squares(folder: Path, monkeypatch: pytest.MonkeyPatch, of: str, options: str = "") -> Model:
+    monkeypatch.setenv("INTERPEVAL_CACHE", str(folder / "cache"))
+    return resolved(f"kmex?{options}of={of}", Squares(split="train"))
+
+
+def test_kmex_is_made_of_a_network_that_is_trained_and_fitted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = made_of_squares(tmp_path, monkeypatch, f"{TRAINED}:Dropped", "prototypes_per_class=2&")
+    alone = resolved(f"{TRAINED}:Dropped", Squares(split="train"))
+    images = Squares().take(range(4)).images
+    torch.testing.assert_close(found.module.network_logits(images), alone.module(images))
+    assert found.name == "kmex?prototypes_per_class=2&of=trained_toys.py:Dropped"
+    by_hand = Kmex(Squares().image_shape, len(Squares().classes), prototypes_per_class=2, network=alone.module).eval()
+    by_hand.fit_prototypes(Squares(split="train"))
+    assert torch.equal(found.module.prototypes, by_hand.prototypes)
+
+    monkeypatch.setattr(Kmex, "finish", lambda *_: pytest.fail("prototypes were in the cache"))
+    again = made_of_squares(tmp_path, monkeypatch, f"{TRAINED}:Dropped", "prototypes_per_class=2&")
+    assert again.digest == found.digest
+
+
+def test_the_weights_file_of_kmex_is_that_of_its_network_and_decides_the_prototypes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [training.build(Dropped, Squares(), seed).eval() for seed in (1, 2)]
+    for number, model in enumerate(models):
+        weights.save(model, tmp_path / f"{number}.safetensors", {})
+    first, second = (
+        made_of_squares(tmp_path, monkeypatch, f"{TRAINED}:Dropped@{tmp_path / f'{number}.safetensors'}").module
+        for number in (0, 1)
+    )
+    images = Squares().take(range(4)).images
+    torch.testing.assert_close(first.network_logits(images), models[0](images))
+    torch.testing.assert_close(second.network_logits(images), models[1](images))
+    assert not torch.equal(first.prototypes, second.prototypes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kmex?of=lenett", "unknown model `lenett`: did you mean `lenet`"),
+        ("kmex?of=lenet@nowhere.safetensors", "weights file `nowhere.safetensors` of model `lenet`"),
+        ("kmex?of=lenet&prototypes=3", "model `kmex` has no argument `prototypes`"),
+        ("lenet?of=kmex", "model `lenet` has no argument `of`"),
+        ("kmex?network=lenet", "`network` must be a torch.nn.Module, was str; a name is given as `kmex.of=NAME`"),
+    ],
+)
+def test_networks_to_make_a_model_of_that_cannot_be_had(text: str, message: str) -> None:
+    with pytest.raises((ValueError, TypeError, LookupError, OSError), match=message):
+        resolved(text, Digits())
+
+
+@pytest.mark.parametrize(
+    "text", ["senn?n_concepts=many", "site?width=wide", "nam?dropout=much", "cifar_cnn?consistency=x"]
+)
+def test_options_of_the_wrong_kind_are_named(text: str) -> None:
+    option, _, value = text.partition("?")[2].partition("=")
+    with pytest.raises(TypeError, match=f"`{option}` must be a (whole )?number, was '{value}'"):
+        resolved(text, Digits())
 
 
 def test_a_pickle_runs_only_where_it_is_trusted(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interpeval.baselines import rigid_motion, site
+from interpeval.baselines import rigid_motion, site, site_backbone
 from interpeval.baselines.own import Own
 from interpeval.baselines.site import Site
 from interpeval.baselines.site_backbone import SiteBackbone
@@ -195,7 +195,7 @@ def test_images_of_any_size_are_resized_and_one_of_the_right_size_is_left_alone(
 
 def test_mirroring_turns_whole_images_and_about_half_of_them() -> None:
     images = images_of(200)
-    mirrored = site._mirrored(images)
+    mirrored = rigid_motion.randomly_mirrored(images)
     same, flipped = ((mirrored == other).flatten(1).all(dim=1) for other in (images, images.flip(3)))
     assert torch.equal(same, ~flipped)
     assert 70 < same.sum() < 130
@@ -271,3 +271,26 @@ def test_the_black_box_is_trained_on_transformed_images(options: dict[str, Any])
         expected = model(move(images, matrices))
     torch.testing.assert_close(logits.detach(), expected)
     torch.testing.assert_close(loss.detach(), F.cross_entropy(expected, labels))
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist", "cifar10", "digits", "coco"])
+def test_the_black_box_is_trained_as_site_but_for_the_prototypes(dataset: str) -> None:
+    own = dict(Site.recipe(dataset))
+    assert own.pop("prototype_weight") > 0
+    assert SiteBackbone.recipe(dataset) == own
+
+
+def test_the_black_box_mirrors_where_its_recipe_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_backbone, "random_rigid", lambda count: torch.eye(2, 3).repeat(count, 1, 1))
+    monkeypatch.setattr(site_backbone, "randomly_mirrored", lambda images: images.flip(3))
+    model, images, labels = small_box(), images_of(4), torch.arange(4) % 3
+    with torch.no_grad():
+        plain, flipped = model(images), model(images.flip(3))
+    assert not torch.allclose(plain, flipped)
+    torch.testing.assert_close(model.training_loss(images, labels, {})[1].detach(), plain)
+    torch.testing.assert_close(model.training_loss(images, labels, {"mirror": True})[1].detach(), flipped)
+
+
+def small_box() -> SiteBackbone:
+    torch.manual_seed(0)
+    return SiteBackbone(SHAPE, 3, form="cnn", side=16).eval()

@@ -9,8 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from interpeval.baselines.decision_tree import DecisionTree
 from interpeval.bench import training, weights
 from interpeval.bench.cli import main
+from interpeval.bench.training_job import changed_recipe
 from interpeval.datasets.part import Part
 from toys import Squares
 from trained_toys import Dropped, Hooked, Means
@@ -151,13 +153,14 @@ def test_a_loss_that_is_not_finite_exits_with_three_and_keeps_the_checkpoint() -
         (
             "Dropped",
             ["--set", "dropout=much"],
-            "`dropout` of the recipe of `dropped` must be of the kind of 0.3, was 'm",
+            "`dropout` of the recipe of `dropped` must be a number such as 0.3, was 'm",
         ),
         ("Dropped", ["--set", "dropout"], "`--set` must be KEY=VALUE, was `dropout`"),
         ("Dropped", ["--set", "epochs=3", "--epochs", "4"], "`epochs` of the recipe is given twice"),
         ("Dropped", ["--set", "schedule=steps"], "`milestones` of the recipe must be a list"),
         ("Dropped", ["--learning-rate", "-1"], "`learning_rate` of the recipe must be a positive number, was -1.0"),
         ("Dropped?wdth=3", [], "has no argument `wdth`: did you mean `width`?"),
+        ("kmex?of=lenet", [], "must be trained as what it is made of: train `lenet`"),
         ("Means", ["--epochs", "3"], "the recipe of `means` has no `epochs`"),
         ("cifar_cnm", [], "did you mean `cifar_cnn`"),
         ("torchvision:resnet18@a.pth", [], "weights file `a.pth`"),
@@ -172,6 +175,16 @@ def test_bad_input_is_one_line_and_writes_nothing(model: str, arguments: list[st
     assert found.exit_code == 2
     assert expected in found.output.replace("\n", " ")
     assert list(Path().iterdir()) == []
+
+
+def test_a_number_that_a_recipe_leaves_open_can_be_set() -> None:
+    open_one = DecisionTree.recipe("digits")
+    assert open_one["max_depth"] is None
+    assert changed_recipe(DecisionTree, open_one, {"max_depth": 5}) == {**open_one, "max_depth": 5}
+    with pytest.raises(
+        ValueError, match="`min_samples_leaf` of the recipe of `decision_tree` must be a number such as 1"
+    ):
+        changed_recipe(DecisionTree, open_one, {"min_samples_leaf": None})
 
 
 def test_a_model_without_a_recipe_is_refused() -> None:
