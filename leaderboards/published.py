@@ -46,12 +46,15 @@ _DATASETS = {
     "fMNIST": "fashion_mnist",
 }
 _MODELS = {
+    "BASE-f (LeNet)": "lenet",
     "Decision Tree": "decision_tree",
     "FLINT": "flint",
     "FLINT (LeNet)": "flint",
     "FLINT (ResNet)": "flint",
     "FLINT-f (LeNet)": "flint",
     "FLINT-f (ResNet)": "flint",
+    "FLINT-g (LeNet)": "flint",
+    "FLINT-g (ResNet)": "flint",
     "Logistic Regression": "logistic_regression",
     "NAM": "nam",
     "ProtoPNet": "protopnet",
@@ -252,6 +255,8 @@ def named_as_ours(printed: Mapping[str, Any]) -> Published:
         raise ValueError(f"a published number must have the keys {', '.join(PRINTED)}, had {', '.join(printed)}")
     text = {name: printed[name] or "" for name in PRINTED if name not in {"value", "std"}}
     metric, variant = _METRICS.get(text["metric"], ("", ""))
+    if metric == "accuracy" and text["model"].startswith("FLINT-g"):
+        variant = "interpreter"
     scale = _SCALES.get(text["unit"])
     value = printed["value"]
     return Published(

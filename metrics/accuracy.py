@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
+from ..baselines.base import Interpretable
 from .base import Evidence, Metric, Scores, nan_where, status_of
 
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
     """Top-1 accuracy `[argmax f(x) = y]` of the model, without any explanation; higher is better, in [0, 1].
+
+    Variants: `""`, and `interpreter` for a model that has one: the accuracy `[argmax g(x) = y]` of the interpreter g.
 
     A sample is invalid when one of its logits is NaN. Does not apply where samples have several labels: `f1` does.
 
@@ -29,7 +34,14 @@ class Accuracy(Metric):
 
     def score(self, evidence: Evidence) -> dict[str, Scores]:
         """Score every sample of the batch."""
-        logits = evidence.logits
-        invalid = logits.isnan().any(dim=1)
-        correct = logits.argmax(dim=1) == evidence.targets("label")
-        return {"": Scores(nan_where(correct, invalid), status_of(len(logits), logits.device, invalid=invalid))}
+        scores = {"": _scores(evidence.logits, evidence.targets("label"))}
+        if isinstance(evidence.model, Interpretable):
+            scores["interpreter"] = _scores(evidence.interpretation.logits, evidence.targets("label"))
+        return scores
+
+
+def _scores(logits: Tensor, labels: Tensor) -> Scores:
+    invalid = logits.isnan().any(dim=1)
+    return Scores(
+        nan_where(logits.argmax(dim=1) == labels, invalid), status_of(len(logits), logits.device, invalid=invalid)
+    )

@@ -26,7 +26,7 @@ from leaderboard_cases import record
 
 # Models of the design, some of which are not built yet.
 MODELS = {
-    "site", "site_backbone", "flint", "senn", "protopnet", "protovae", "nam", "resnet18_gap", "resnet18_gmp",
+    "site", "site_backbone", "lenet", "flint", "senn", "protopnet", "protovae", "nam", "resnet18_gap", "resnet18_gmp",
     "decision_tree", "random_forest", "logistic_regression", "xgboost",
 }  # fmt: skip
 
@@ -53,6 +53,8 @@ def test_all_numbers_are_there_and_read_as_they_were_written(tmp_path):
     [
         ("Table 1", "SITE (ResNet-18 backbone)", "Grad-CAM", "self-consistency v_X(I)",
          ("cifar10", "site", "gradcam", "self_consistency", "masked"), 0.8817),
+        ("Table 1", "FLINT-f (LeNet)", "", "accuracy", ("mnist", "flint", "", "accuracy", ""), 0.991),
+        ("Table 1", "FLINT-g (LeNet)", "", "accuracy", ("mnist", "flint", "", "accuracy", "interpreter"), 0.984),
         ("Table 2", "FLINT (LeNet)", "", "fidelity of g to f (test)", ("mnist", "flint", "", "fidelity", ""), 0.988),
         ("Table 2", "ResNet18 GMP", "Grad-CAM", "PG",
          ("coco", "resnet18_gmp", "gradcam", "pointing_game", "class_mean"), 0.631),
