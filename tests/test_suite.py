@@ -67,7 +67,8 @@ def test_a_suite_survives_being_written_down(read):
 
 @pytest.mark.parametrize("name", suites())
 def test_suites_of_the_package_name_what_there_is(name, monkeypatch):
-    monkeypatch.setenv("INTERPEVAL_DATA", "anywhere")
+    for folder in ("INTERPEVAL_DATA", "INTERPEVAL_MODELS"):
+        monkeypatch.setenv(folder, "anywhere")
     suite = load_suite(name)
     assert suite.name == name
     for experiment in suite.experiments:
