@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,18 +56,12 @@ def largest_inside(
     maps, masks = heatmap.detach().flatten(1), mask.flatten(1)
     if maps.dtype not in (torch.float32, torch.float64):
         maps = maps.float()
-    on_cpu = maps.device.type == "cpu"
-    # Some at a time, so that sorting, and the choice among ties, take little memory.
-    size = min(128, max(16, -(-len(maps) // torch.get_num_threads()))) if on_cpu else 128
-    parts = list(zip(maps.split(size), masks.split(size), count.split(size), strict=True))
-    cuts = _in_threads(_cut_by_numpy, parts) if on_cpu else (_cut_by_sorting(*part) for part in parts)
-    return torch.cat([_settle(cut, seed, some) for cut, some in zip(cuts, keys.split(size), strict=True)])
-
-
-def _in_threads(cut: Callable[..., _Cut], parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Iterator[_Cut]:
-    """Cut parts side by side, in as many threads as PyTorch uses: NumPy uses one, and lets others run meanwhile."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield from pool.map(cut, *zip(*parts, strict=True))
+    cut = _cut_by_numpy if maps.device.type == "cpu" else _cut_by_sorting
+    parts = [  # some at a time, so that sorting, and the choice among ties, take little memory
+        _settle(cut(*part), seed, some)
+        for *part, some in zip(maps.split(128), masks.split(128), count.split(128), keys.split(128), strict=True)
+    ]
+    return torch.cat(parts)
 
 
 class _Cut(NamedTuple):
