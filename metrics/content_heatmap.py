@@ -11,6 +11,10 @@ from torch import Tensor
 from .base import invalid_maps, nan_where
 from .localisation import LocalisationMetric, Measured, check_heatmap, check_maps, empty_masks
 
+# Maps that are worked on at a time, in the same memory: it then stays in the processor's cache, which is several times
+# faster, while calls are few.
+_BLOCK = 8
+
 
 def distribution(heatmap: Tensor) -> Tensor:
     """Turn a heatmap into a distribution over pixels: `p = max(h, 0) / Σ max(h, 0)`.
@@ -58,10 +62,20 @@ def positive_share(heatmap: Tensor, region: Tensor) -> Tensor:
         tensor([0.7500], dtype=torch.float64)
     """
     check_maps(heatmap, region)
-    # A few maps at a time, in the same memory: it then stays in the processor's cache, which is several times faster.
-    memory = heatmap.new_empty((min(4, len(heatmap)), *heatmap.shape[1:]), dtype=torch.float64)
-    parts = zip(heatmap.detach().split(4), region.split(4), strict=True)
-    return torch.cat([_share(maps, area, memory[: len(maps)]) for maps, area in parts])
+    maps = heatmap.detach()
+    memory = maps.new_empty((min(_BLOCK, len(maps)), *maps.shape[1:]), dtype=torch.float64)
+    rows, lowest = memory.new_empty(2, *maps.shape[:2]), maps.new_empty(len(maps))
+    for start in range(0, len(maps), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        positive = _positive(maps[part], memory[: len(maps[part])])
+        torch.sum(positive, dim=2, out=rows[0, part])
+        # Sums of the same terms in the same order: the part cannot come out larger than the whole. The region is taken
+        # as bytes because converting bool to float64 takes three times as long.
+        torch.sum(positive.mul_(region[part].view(torch.uint8)), dim=2, out=rows[1, part])
+        torch.amin(maps[part], dim=(1, 2), out=lowest[part])
+    total, inside = rows.sum(dim=2)
+    sound = total.isfinite() & lowest.isfinite()  # only -inf is not seen in the total
+    return nan_where(inside / torch.where(total == 0, 1, total), ~sound)
 
 
 def content_heatmap(heatmap: Tensor, mask: Tensor) -> Tensor:
@@ -129,16 +143,6 @@ def _positive(heatmap: Tensor, memory: Tensor) -> Tensor:
         exponent = torch.frexp(heatmap.amax(dim=(1, 2), keepdim=True)).exponent.clamp(-1000, 1000)
         memory.mul_(torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), -exponent))  # exact
     return memory.clamp_(min=0)
-
-
-def _share(heatmap: Tensor, region: Tensor, memory: Tensor) -> Tensor:
-    positive = _positive(heatmap, memory)
-    total = _total(positive)
-    sound = total.isfinite() & heatmap.amin(dim=(1, 2)).isfinite()  # only -inf is not seen in the total
-    # Sums of the same terms in the same order: the part cannot come out larger than the whole. The region is taken
-    # as bytes because converting bool to float64 takes three times as long.
-    inside = _total(positive.mul_(region.view(torch.uint8)))
-    return nan_where(inside / torch.where(total == 0, 1, total), ~sound)
 
 
 def _total(maps: Tensor) -> Tensor:
