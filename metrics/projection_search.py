@@ -67,7 +67,7 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "fast": Budget(70, 0, 8, 1, 1, 65),
+    "fast": Budget(70, 0, 8, 1, 1, 80),
     "default": Budget(70, 64, 16, 1, 5, 95),
     "thorough": Budget(200, 64, 16, 4, 5, 100),
 }
