@@ -453,7 +453,7 @@ def test_a_sample_is_as_deep_as_its_attributes_lie_in_those_of_its_class() -> No
         members = members[(members[:, None] == sample).all(dim=2).any(dim=1)]
         assert len(members) == len(sample)
         expected = projection_depth(said.activations[row : row + 1].double(), members, budget="fast").depth
-        torch.testing.assert_close(found.values[row], expected[0], rtol=1e-5, atol=0)  # float32 activations
+        torch.testing.assert_close(found.values[row], expected[0], rtol=5e-3, atol=0)  # activations are rounded
         other = said.activations[(labels == (labels[row] + 1) % 3) & agree].double()
         elsewhere = projection_depth(said.activations[row : row + 1].double(), other, budget="fast").depth
         differences.append(abs(float(elsewhere / expected - 1)))
