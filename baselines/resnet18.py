@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from .consistency_loss import Consistency, consistent_training_loss
+from .consistency_loss import Consistency, ConsistencyMap, ConsistencyReduction, consistent_training_loss
 from .option_checks import check_word
 
 _SMALL_SIDE = 64
@@ -36,25 +36,29 @@ class ResNet18(ResNet):
     Args:
         image_shape: `(C, H, W)` of the images to train on; others pass as well.
         n_classes: number of logits.
-        pool: makes `(B, D, 1, 1)` of the last feature map.
         stem: `"imagenet"`, 7×7 of stride 2 and max-pooling, a map of 1/32 of the image's side; `"small"`, 3×3 of
             stride 1 without pooling, 1/8; `"auto"`, small for images of up to 64 pixels.
-        consistency: how training holds explanations consistent.
+        consistency: weight of the consistency loss in training; 0 is ordinary training (`Consistency`).
+        consistency_map: explanation that is held consistent, `"elementwise"` or `"gradcam"`.
+        consistency_reduction: `"mean"` over cells or `"norm"`.
 
     Raises:
-        ValueError: `stem` is none of its words.
+        ValueError: an option is none of its words, or `consistency` is negative.
     """
 
     cam_layer: ClassVar[str] = "layer4"
+    pooling: ClassVar[Callable[[int], nn.Module]]
+    """Makes, of a side of 1, what turns the last feature map into `(B, 512, 1, 1)`."""
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         n_classes: int,
         *,
-        pool: nn.Module,
-        stem: Literal["auto", "imagenet", "small"],
-        consistency: Consistency,
+        stem: Literal["auto", "imagenet", "small"] = "auto",
+        consistency: float = 0.0,
+        consistency_map: ConsistencyMap = "elementwise",
+        consistency_reduction: ConsistencyReduction = "mean",
     ) -> None:
         check_word("stem", stem, ("auto", "imagenet", "small"))
         super().__init__(BasicBlock, _BLOCKS, num_classes=n_classes)
@@ -64,8 +68,8 @@ class ResNet18(ResNet):
             self.maxpool = nn.Identity()
         elif channels != 3:
             self.conv1 = _first(channels, 7, stride=2)
-        self.avgpool = pool  # torchvision's name, whatever it computes
-        self.consistency = consistency
+        self.avgpool = type(self).pooling(1)  # torchvision's name, whatever it computes
+        self.consistency = Consistency(consistency, consistency_map, consistency_reduction)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `(B, K)` logits of `(B, C, H, W)` normalised images."""

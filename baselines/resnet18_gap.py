@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import nn
 
-from .consistency_loss import Consistency, ConsistencyMap, ConsistencyReduction
 from .resnet18 import ResNet18
 
 
@@ -38,21 +37,4 @@ class Resnet18Gap(ResNet18, nn.Module):  # the catalog knows models by this base
     """
 
     name: ClassVar[str] = "resnet18_gap"
-
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        n_classes: int,
-        *,
-        stem: Literal["auto", "imagenet", "small"] = "auto",
-        consistency: float = 0.0,
-        consistency_map: ConsistencyMap = "elementwise",
-        consistency_reduction: ConsistencyReduction = "mean",
-    ) -> None:
-        super().__init__(
-            image_shape,
-            n_classes,
-            pool=nn.AdaptiveAvgPool2d(1),
-            stem=stem,
-            consistency=Consistency(consistency, consistency_map, consistency_reduction),
-        )
+    pooling = nn.AdaptiveAvgPool2d
