@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..datasets.base import Dataset
 from .base import Interpretation, Reduction
 from .gradient_graph import ModuleCalls, nodes_between
+from .lenet import Lenet
 from .model_checks import check_input_size, check_sides
 from .option_checks import check_counts, check_word
 from .relevance import relevance
@@ -251,7 +252,7 @@ class Flint(nn.Module):
         hidden = self.predictor.hidden(inputs, for_maps=for_maps)
         activations = self.attributes(*hidden[: self.attributes.n_read])
         logits, weights = self.interpreter(self.forget(activations)), self.interpreter.weight.detach().T
-        return self.predictor.classify(hidden[-1]), Interpretation(logits, activations, weights)
+        return self.predictor.classifier(hidden[-1]), Interpretation(logits, activations, weights)
 
 
 def output_fidelity_loss(predictor_logits: Tensor, interpreter_logits: Tensor) -> Tensor:
@@ -304,30 +305,8 @@ def weight_at(schedule: Sequence[Sequence[float]], epoch: int | None) -> float:
     return begun[-1] if begun else 0.0
 
 
-class _LeNet(nn.Module):
+class _LeNet(Lenet):
     """The predictor for MNIST."""
-
-    def __init__(self, image_shape: tuple[int, int, int], n_classes: int) -> None:
-        super().__init__()
-        channels, height, width = image_shape
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.MaxPool2d(2),
-            nn.Dropout(0.5),
-            nn.ReLU(),
-        )
-        self.classify = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(32 * (height // 2) * (width // 2), 128),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Linear(128, n_classes),
-        )
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.classify(self.features(inputs))
 
     def hidden(self, inputs: Tensor, *, for_maps: bool = False) -> tuple[Tensor, ...]:
         """The feature map, `(B, 32, H/2, W/2)`, with its plain gradients in any case."""
@@ -364,12 +343,12 @@ class _ResNet(nn.Module):
         )
         self.last = _Block(256, 512, 2)
         self.features = _Block(512, 512)
-        self.classify = nn.Sequential(
+        self.classifier = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, n_classes)
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.classify(self.hidden(inputs)[-1])
+        return self.classifier(self.hidden(inputs)[-1])
 
     def hidden(self, inputs: Tensor, *, for_maps: bool = False) -> tuple[Tensor, ...]:
         """The outputs of stage 3, of the first block of stage 4, and of its second one.

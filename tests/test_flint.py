@@ -214,7 +214,7 @@ def test_the_interpreter_follows_the_predictor_and_not_the_other_way_round() -> 
     model = small_flint()
     logits, found = model(random_images(4)), model.interpret(random_images(4))
     output_fidelity_loss(logits, found.logits).backward()
-    assert all(parameter.grad is None for parameter in model.predictor.classify.parameters())
+    assert all(parameter.grad is None for parameter in model.predictor.classifier.parameters())
     for part in (model.predictor.features, model.attributes, model.interpreter):
         assert all((parameter.grad != 0).any() for parameter in part.parameters())
 
@@ -243,7 +243,7 @@ def test_each_term_reaches_what_it_is_to_train_and_nothing_else(form: str) -> No
             if any(p.grad is not None and p.grad.abs().max() > 0 for p in model.get_submodule(part).parameters())
         }
         if term != "prediction":  # the difference of two equal terms is exact but for rounding
-            head = model.predictor.classify.parameters()
+            head = model.predictor.classifier.parameters()
             assert all(p.grad is None or p.grad.abs().max() < 1e-6 for p in head)
         assert found == expected, term
 
