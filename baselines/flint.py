@@ -167,7 +167,7 @@ class Flint(nn.Module):
         self.version: Version = version
         self._epoch: int | None = None
         if form == "lenet":
-            self.predictor = _LeNet(image_shape, n_classes)
+            self.predictor = Lenet(image_shape, n_classes)
             self.attributes = _LeNetAttributes(n_attributes)
             self.decoder = _lenet_decoder(n_attributes, image_shape)
         else:
@@ -249,7 +249,7 @@ class Flint(nn.Module):
     def _both(self, inputs: Tensor, *, for_maps: bool = False) -> tuple[Tensor, Interpretation]:
         """Logits of the predictor, and what the interpreter says; `for_maps` changes gradients, not values."""
         check_input_size(inputs, self.image_shape)
-        hidden = self.predictor.hidden(inputs, for_maps=for_maps)
+        hidden = _hidden(self.predictor, inputs, for_maps)
         activations = self.attributes(*hidden[: self.attributes.n_read])
         logits, weights = self.interpreter(self.forget(activations)), self.interpreter.weight.detach().T
         return self.predictor.classifier(hidden[-1]), Interpretation(logits, activations, weights)
@@ -305,13 +305,11 @@ def weight_at(schedule: Sequence[Sequence[float]], epoch: int | None) -> float:
     return begun[-1] if begun else 0.0
 
 
-class _LeNet(Lenet):
-    """The predictor for MNIST."""
-
-    def hidden(self, inputs: Tensor, *, for_maps: bool = False) -> tuple[Tensor, ...]:
-        """The feature map, `(B, 32, H/2, W/2)`, with its plain gradients in any case."""
-        del for_maps
-        return (self.features(inputs),)
+def _hidden(predictor: Lenet | _ResNet, inputs: Tensor, for_maps: bool) -> tuple[Tensor, ...]:
+    """What the interpreter reads: of a LeNet the feature map, `(B, 32, H/2, W/2)`, its gradients plain in any case."""
+    if isinstance(predictor, Lenet):
+        return (predictor.features(inputs),)
+    return predictor.hidden(inputs, for_maps=for_maps)
 
 
 class _LeNetAttributes(nn.Module):
