@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .check_commands import check_command, compare_command
-from .exits import FAULTY, INTERRUPTED, UNUSABLE
-from .exits import guarded as _guarded
-from .exits import refuse as _refuse
+from .exits import FAULTY, INTERRUPTED, UNUSABLE, guarded, refuse, shown
 
 if TYPE_CHECKING:
     from .conformance import CheckResult
@@ -96,7 +94,7 @@ def run_command(suite: str | None, batch_size: str, device: str, out: Path | Non
         click.echo("\nInterrupted. Finished work is kept: run the same command again to go on.", err=True)
         sys.exit(INTERRUPTED)
     except SuiteError as error:
-        _refuse(str(error))
+        refuse(str(error))
     _report(outcome, folder)
     sys.exit(0 if outcome.flawless else FAULTY)
 
@@ -129,15 +127,15 @@ def train_command(model: str, dataset: str, out: Path, **options: Any) -> None:
     Exit codes: 0 done, 2 unusable input (nothing written), 3 the loss was not finite, 130 interrupted.
     """
     try:
-        trained = _guarded(lambda: _train(model, dataset, out, options))
+        trained = guarded(lambda: _train(model, dataset, out, options))
     except FloatingPointError as error:
         click.echo(f"interpeval: {error}", err=True)
         sys.exit(FAULTY)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. {_how_to_resume(out)}", err=True)
         sys.exit(INTERRUPTED)
-    shown = "not counted" if trained.accuracy is None else f"{trained.accuracy:.4f}"
-    click.echo(f"accuracy {shown} ({_printable(trained.held_out)})\nweights {trained.digest} in {trained.path}")
+    accuracy = "not counted" if trained.accuracy is None else f"{trained.accuracy:.4f}"
+    click.echo(f"accuracy {accuracy} ({shown(trained.held_out)})\nweights {trained.digest} in {trained.path}")
 
 
 def _train(model: str, dataset: str, out: Path, options: dict[str, Any]) -> Trained:
@@ -182,9 +180,9 @@ def _how_to_resume(out: Path) -> str:
 )
 def scores_command(folder: Path, out: Path) -> None:
     """Write the per-sample scores of a run as CSV."""
-    results = _guarded(lambda: _load(folder))
+    results = guarded(lambda: _load(folder))
     frame = results.scores
-    _guarded(lambda: frame.to_csv(out, index=False, float_format="%.9g", lineterminator="\n"))
+    guarded(lambda: frame.to_csv(out, index=False, float_format="%.9g", lineterminator="\n"))
     click.echo(f"{len(frame)} rows written to {out}")
 
 
@@ -194,7 +192,7 @@ def status_command(folder: Path) -> None:
     """Say how much of a run is finished."""
     from tabulate import tabulate
 
-    rows, content = _guarded(lambda: _progress(folder))
+    rows, content = guarded(lambda: _progress(folder))
     click.echo(tabulate(rows, headers="keys", tablefmt="simple"))
     finished, planned = sum(row["finished"] for row in rows), sum(row["units"] for row in rows)
     ended = content["finished"] or "not yet"
@@ -217,9 +215,9 @@ def board_command(sources: tuple[Path, ...], out: Path, name: str, allow_mixed: 
     """
     from .boards import write_board
 
-    board = _guarded(lambda: write_board(sources, out, name=name, allow_mixed=allow_mixed))
+    board = guarded(lambda: write_board(sources, out, name=name, allow_mixed=allow_mixed))
     for note in board.notes:
-        click.echo(_printable(note))
+        click.echo(shown(note))
     click.echo(f"{len(board.records)} rows. In {out}: index.html, {name}.csv, {name}.md, {name}.tex")
 
 
@@ -249,7 +247,7 @@ def disagree_command(model: str, dataset: str, out: Path, **options: Any) -> Non
     how deep it lies in its class, beside samples on which both agree: is the interpreter wrong about unusual ones?
     Exit codes: 0 done, 2 unusable input (nothing written).
     """
-    report, files = _guarded(lambda: _disagreement(model, dataset, out, options))
+    report, files = guarded(lambda: _disagreement(model, dataset, out, options))
     share = "no class has depths to compare" if math.isnan(report.p_value) else f"p = {report.p_value:.3g}"
     left_out = f", {report.n_invalid} left out (not finite)" if report.n_invalid else ""
     click.echo(f"{len(report.frame)} of {report.n} samples disagree{left_out}; do they lie less deep: {share}")
@@ -287,7 +285,7 @@ def conform_command(explainer: str, model: str | None, dataset: str | None, devi
     that the explainer states in `expected_failures` counts as none.
     Exit codes: 0 no check failed, 2 unusable input or a model that the explainer refuses, 3 some checks failed.
     """
-    results = _guarded(lambda: _conformance(explainer, model, dataset, device))
+    results = guarded(lambda: _conformance(explainer, model, dataset, device))
     if as_json:
         click.echo(json.dumps([result._asdict() for result in results], indent=2))
     else:
@@ -321,7 +319,7 @@ def _report_checks(results: list[CheckResult]) -> None:
 
     from tabulate import tabulate
 
-    rows = [(result.name, result.outcome, _printable(result.message)) for result in results]
+    rows = [(result.name, result.outcome, shown(result.message)) for result in results]
     click.echo(
         tabulate(rows, headers=("check", "outcome", "message"), tablefmt="simple", maxcolwidths=(None, None, 80))
     )
@@ -385,7 +383,7 @@ def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict
         command = " ".join(["interpeval", *sys.argv[1:]])
         return run(suite, folder, chosen, command=command, dataset_options=further, trust=options["trust"])
 
-    return _guarded(start, ExistingError)
+    return guarded(start, ExistingError)
 
 
 def _batch_size(text: str) -> int | None:
@@ -400,7 +398,7 @@ def _report(outcome: Outcome, folder: Path) -> None:
     """Print the table, what went wrong, and where everything is."""
     click.echo(outcome.results.table())
     for dataset, counts in outcome.left_out.items():
-        listed = "; ".join(f"{count} × {_printable(reason)}" for reason, count in sorted(counts.items()))
+        listed = "; ".join(f"{count} × {shown(reason)}" for reason, count in sorted(counts.items()))
         click.echo(f"\nleft out of {dataset}: {listed}")
     faults = outcome.results.faults
     if faults or outcome.failures:
@@ -408,17 +406,13 @@ def _report(outcome: Outcome, folder: Path) -> None:
     for fault in faults:
         samples = f" on {len(fault['ids'])} samples" if fault["ids"] else ""
         subject = fault["explainer"] or fault["model"]
-        click.echo(f"  {fault['dataset']} · {subject}: {fault['kind']}{samples}: {_printable(fault['message'])}")
+        click.echo(f"  {fault['dataset']} · {subject}: {fault['kind']}{samples}: {shown(fault['message'])}")
     for failure in outcome.failures:
         subject = failure.about["explainer"] or failure.about["model"]
-        click.echo(f"  {failure.about['dataset']} · {subject}: a unit failed: {_printable(failure.message)}")
+        click.echo(f"  {failure.about['dataset']} · {subject}: a unit failed: {shown(failure.message)}")
     reused = f", {outcome.reused} of its samples taken from earlier work" if outcome.reused else ""
     made = "report.html, leaderboard.csv, run.json, gallery.png, *_curves.png, units/"
     click.echo(f"\n{outcome.seconds:.0f} s{reused}. In {folder}: {made}")
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)[:500]
 
 
 def _load(folder: Path) -> Any:

@@ -22,6 +22,13 @@ def guarded(call: Callable[[], Any], *more: type[Exception]) -> Any:
         refuse(str(error))
 
 
+def shown(text: str) -> str:
+    """Return a text of others for the terminal: control characters are escaped, and no more than 500 are shown."""
+    from ..leaderboards.names import printable
+
+    return printable(text)[:500]
+
+
 def refuse(message: str) -> NoReturn:
     """Say what is wrong with the input and leave with exit code 2; control characters in it are shown escaped."""
     from ..leaderboards.names import printable
