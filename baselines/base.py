@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 Reduction = Literal["max_abs", "sum", "none"]
 
+DEFAULT_THREADS = 2
+"""CPU threads that a model is trained with where its recipe names no number."""
+
 
 @runtime_checkable
 class Explainer(Protocol):
@@ -171,6 +174,11 @@ def has_gradients(model: nn.Module) -> bool:
         (False, True)
     """
     return bool(getattr(model, "differentiable", True))
+
+
+def model_name(model: nn.Module) -> str:
+    """Return the name by which messages speak of a model: its own, or its class's."""
+    return str(getattr(model, "name", type(model).__name__))
 
 
 def heatmap(attributions: Tensor, size: tuple[int, int], reduction: Reduction, *, rectified: bool = False) -> Tensor:

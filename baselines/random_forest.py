@@ -9,6 +9,7 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import nn
 
 from ..datasets.base import Dataset
+from .base import DEFAULT_THREADS
 from .fitted_models import training_arrays
 from .tree_ensemble import TreeEnsemble
 
@@ -51,7 +52,7 @@ class RandomForest(TreeEnsemble, nn.Module):  # the catalog knows models by this
             recipe["n_estimators"],
             max_depth=recipe["max_depth"],
             min_samples_leaf=recipe["min_samples_leaf"],
-            n_jobs=recipe.get("threads", 2),  # changes nothing but the time
+            n_jobs=recipe.get("threads", DEFAULT_THREADS),  # changes nothing but the time
             random_state=seed,
         )
         self.grow([tree.tree_ for tree in classifier.fit(pixels, labels).estimators_])

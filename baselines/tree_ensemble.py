@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .base import model_name
 from .fitted_models import check_inputs, log_share, without_gradient
 
 _ARRAYS = ("feature", "threshold", "left", "right", "share", "roots", "depth")
@@ -88,7 +89,7 @@ class TreeEnsemble(nn.Module):
             RuntimeError: nothing has been fitted.
             ValueError: the images are of another shape.
         """
-        check_inputs(inputs, self.image_shape, fitted=len(self.roots) > 0, name=_name(self))
+        check_inputs(inputs, self.image_shape, fitted=len(self.roots) > 0, name=model_name(self))
         pixels = inputs.detach().flatten(1).float()
         nodes = self.roots.expand(len(pixels), -1)
         for _ in range(int(self.depth)):
@@ -101,7 +102,7 @@ class TreeEnsemble(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return `(B, K)` logits of `(B, C, H, W)` inputs, the logarithms of `probabilities`."""
-        return without_gradient(inputs, log_share(self.probabilities(inputs)), _name(self))
+        return without_gradient(inputs, log_share(self.probabilities(inputs)), model_name(self))
 
 
 def _absolute(children: NDArray[np.int64], start: int) -> NDArray[np.int64]:
@@ -113,7 +114,3 @@ def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
     """The largest float32 not above each threshold: pixels are float32, so the same ones are at most as large."""
     nearest = thresholds.astype(np.float32)
     return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
-
-
-def _name(model: nn.Module) -> str:
-    return str(getattr(model, "name", type(model).__name__))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.base import Dataset
+from .base import DEFAULT_THREADS
 from .fitted_models import check_inputs, training_arrays, without_gradient
 
 
@@ -67,7 +68,7 @@ class Xgboost(nn.Module):
             n_estimators=recipe["n_estimators"],
             max_depth=recipe["max_depth"],
             learning_rate=recipe["learning_rate"],
-            n_jobs=recipe.get("threads", 2),
+            n_jobs=recipe.get("threads", DEFAULT_THREADS),
             random_state=seed,
         )
         written = classifier.fit(pixels, labels).get_booster().save_raw("ubj")

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("one_cycle", "constant", "steps", "cosine")
-DEFAULT_THREADS = 2
 RECIPE_KEYS = frozenset(
     {
         "epochs",

@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from ..baselines.base import TrainableModel
+from ..baselines.base import DEFAULT_THREADS, TrainableModel, model_name
 from ..datasets.base import Batch, Dataset
 from .checkpoint import Checkpoint
 from .generators import read_generators, seeded, write_generators
-from .optimisation import DEFAULT_THREADS, make_optimizer, make_schedule, whole
+from .optimisation import make_optimizer, make_schedule, whole
 
 Precision = Literal["fp32", "bf16"]
 
@@ -92,7 +92,7 @@ def train(
     """
     if not hasattr(model, "training_loss") and not hasattr(model, "fit"):
         raise TypeError(
-            f"`model` must have a method `training_loss` to be trained, or `fit`, `{_name(model)}` has neither"
+            f"`model` must have a method `training_loss` to be trained, or `fit`, `{model_name(model)}` has neither"
         )
     if precision not in {"fp32", "bf16"}:
         raise ValueError(f'`precision` must be "fp32" or "bf16", was {precision!r}')
@@ -180,7 +180,7 @@ class _Course:
         state = _State(self.model, optimizer, schedule, self.order, self.device)
         if saved is not None:
             state.restore(saved)
-        title = f"{_name(self.model)} on {self.dataset.name}"
+        title = f"{model_name(self.model)} on {self.dataset.name}"
         with _bar(title, self.epochs * self.steps, done * self.steps, progress) as bar:
             for epoch in range(done + 1, self.epochs + 1):
                 _hook(self.model, "begin_epoch", epoch, self.recipe, self.dataset)
@@ -195,7 +195,8 @@ class _Course:
         for step, batch in self._shuffled():
             with self.autocast:
                 loss, logits = cast("TrainableModel", self.model).training_loss(batch.images, batch.labels, self.recipe)
-            _check_finite(loss, f"`{_name(self.model)}` at epoch {epoch}, step {step} of {self.steps}", self.recipe)
+            where = f"`{model_name(self.model)}` at epoch {epoch}, step {step} of {self.steps}"
+            _check_finite(loss, where, self.recipe)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -308,7 +309,7 @@ def _check_parameters(model: nn.Module, epoch: int) -> None:
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise FloatingPointError(
-                f"parameter `{name}` of `{_name(model)}` must be finite, was not after epoch {epoch}; lower "
+                f"parameter `{name}` of `{model_name(model)}` must be finite, was not after epoch {epoch}; lower "
                 "`learning_rate`"
             )
 
@@ -322,7 +323,3 @@ def _size(dataset: Dataset) -> int:
 def _hits(logits: Tensor, labels: Tensor) -> int:
     top = logits.argmax(dim=1)
     return int((labels.gather(1, top[:, None])[:, 0] if labels.ndim == 2 else top == labels).sum())
-
-
-def _name(model: nn.Module) -> str:
-    return str(getattr(model, "name", type(model).__name__))

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..baselines.base import TrainableModel
+from ..baselines.base import DEFAULT_THREADS, TrainableModel
 from ..datasets.base import Dataset
 from ..datasets.part import Part
 from . import training, weights
 from .catalog import parse
 from .checkpoint import Checkpoint, differences
 from .evaluation import choose_device
-from .optimisation import DEFAULT_THREADS, RECIPE_KEYS, whole
+from .optimisation import RECIPE_KEYS, whole
 from .resolve import check_model_name, made_of, resolve_dataset, split_model, stated_options, trainable_class
 
 
