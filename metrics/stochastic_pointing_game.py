@@ -65,7 +65,7 @@ def stochastic_pointing_game(
     _check_draws(n_draws)
     if n_draws is None:
         # Some maps at a time, so that their dilated masks are still in the processor's cache when they are used.
-        parts = zip(heatmap.split(128), mask.split(128), strict=True)
+        parts = zip(heatmap.split(256), mask.split(256), strict=True)
         share = torch.cat([positive_share(maps, near_mask(area, tolerance)) for maps, area in parts])
     else:
         keys = sample_keys(range(len(heatmap)) if ids is None else ids, heatmap.device)
