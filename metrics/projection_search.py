@@ -31,7 +31,7 @@ _LAST_ANGLE = 1e-3
 _POWER = 3  # of the schedule by which the steps shrink
 _WINDOW = 2 / 0.6745  # half-width of a window, in MADs per radian of the step
 _MOMENTUM = 0.6
-_SELECTED = 0.1  # share of the steps, the last ones, for which medians are selected rather than followed
+_SELECTED = 0.06  # share of the steps, the last ones, for which medians are selected rather than followed
 _TINY = 1e-6  # rounding of a projection in float32, in units of the whitened sample
 
 _RANDOM = 64  # directions in the pool
@@ -67,7 +67,7 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
-    "fast": Budget(70, 0, 8, 1, 1, 80),
+    "fast": Budget(60, 0, 8, 1, 1, 85),
     "default": Budget(70, 64, 16, 1, 5, 95),
     "thorough": Budget(200, 64, 16, 4, 5, 100),
 }
