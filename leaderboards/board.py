@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .columns import blocks_of
+from .orderings import Ordering, orderings
 from .places import Place, Row, places_from_intervals, places_from_samples, row_of
 from .published import reported_beside
 from .ranks import compare
@@ -71,6 +72,11 @@ class Board:
             if row.kind == "reported":
                 found[names_of(row)].append(row)
         return dict(found)
+
+    @cached_property
+    def orderings(self) -> list[Ordering]:
+        """Whether rows stand in the order in which publications print them."""
+        return orderings(self.records)
 
     @property
     def blocks(self) -> dict[str, list[Record]]:

@@ -30,6 +30,7 @@ def markdown(board: Board, *, title: str) -> str:
         The text, with a final newline.
     """
     parts = [f"# {as_text(title)}", *(part for sheet in sheets_of(board) for part in _sheet(sheet))]
+    parts += _orderings(board)
     parts += ["\n".join(f"- {as_text(note)}" for note in board.notes)] if board.notes else []
     return "\n\n".join(parts) + "\n"
 
@@ -129,6 +130,33 @@ def _notes(sheet: Sheet) -> Iterator[str]:
     yield from (f"Samples that are not as they should be: {_remark(fault)}" for fault in faults)
     yield from (f"Not applicable: {_remark(reason)}" for reason in reasons)
     yield from (f"A control is better: {as_text(note)}" for note in sheet.control_notes)
+
+
+def _orderings(board: Board) -> Iterator[str]:
+    """Whether rows stand as publications print them, and which do not."""
+    if not board.orderings:
+        return
+    yield "## Orders that publications print"
+    rows = [
+        [
+            f"{as_text(one.printed.source)}, {as_text(one.printed.table)}",
+            as_text(one.printed.dataset),
+            as_code(one.metric),
+            as_code(one.dataset),
+            one.verdict,
+        ]
+        for one in board.orderings
+    ]
+    headers = ["printed by", "on", "metric", "here on", "here"]
+    yield tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
+    exceptions = [
+        f"- {as_text(one.printed.table)}, {as_code(one.metric)}: {'; '.join(map(as_text, one.exceptions))}"
+        + (f". Likely because: {as_text(one.printed.cause)}" if one.printed.cause else "")
+        for one in board.orderings
+        if one.exceptions
+    ]
+    if exceptions:
+        yield "\n".join(exceptions)
 
 
 def _remark(remark: Remark) -> str:

@@ -47,6 +47,7 @@ _DATASETS = {
 }
 _MODELS = {
     "BASE-f (LeNet)": "lenet",
+    "Blackbox CNN (SITE-CNN backbone)": "site_backbone",
     "Decision Tree": "decision_tree",
     "FLINT": "flint",
     "FLINT (LeNet)": "flint",

@@ -36,7 +36,7 @@ def photograph(loaders: Any) -> tuple[nn.Module, Tensor]:
 
 @pytest.mark.parametrize("kind", [Rise, Relax])
 @pytest.mark.parametrize(
-    ("subject", "n_masks"), [(cifar, 512), (photograph, 64)], ids=["ResNet-20 at 32", "SqueezeNet at 224"]
+    ("subject", "n_masks"), [(cifar, 3000), (photograph, 64)], ids=["ResNet-20 at 32", "SqueezeNet at 224"]
 )
 def test_perturbation_overhead(
     benchmark, subject: Callable[[Any], tuple[nn.Module, Tensor]], n_masks: int, kind: type, real_data: Path
