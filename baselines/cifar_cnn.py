@@ -66,7 +66,8 @@ class CifarCnn(nn.Module):
             _block(32, 64, halve=halvings >= 1),
             _block(64, 64),
         )
-        self.pool = nn.AdaptiveMaxPool2d(1) if head == "gmp" else None
+        self.pool = nn.AdaptiveMaxPool2d(1) if head == "gmp" else nn.AdaptiveAvgPool2d(1)  # modules, for LRP's rules
+        self.flatten = nn.Flatten()
         self.classifier = nn.Linear(64, n_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -79,8 +80,7 @@ class CifarCnn(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Return `(B, K)` logits of `(B, 64, h, w)` feature maps of any size."""
-        pooled = features.mean(dim=(2, 3)) if self.pool is None else self.pool(features).flatten(1)
-        return self.classifier(pooled)
+        return self.classifier(self.flatten(self.pool(features)))
 
     @classmethod
     def recipe(cls, dataset_name: str) -> Mapping[str, Any]:
