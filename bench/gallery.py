@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..leaderboards.page import Gallery, GallerySample, Picture, Subject
+from ..leaderboards.cases import Subject
+from ..leaderboards.page_gallery import Gallery, GallerySample, Picture
 from .store import Unit
 
 _CELL = 1.15  # inches

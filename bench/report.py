@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..leaderboards.board import Source, merge
 from ..leaderboards.files import write_whole
 from ..leaderboards.page import Notes, page
 from .gallery import PERCENTILE, galleries, scale_colours
@@ -21,7 +20,7 @@ def write_report(results: Results, path: Path) -> None:
     Raises:
         OSError: if the folder cannot be written to.
     """
-    board = merge([Source("this run", results.records, results.series)], allow_mixed=True)
+    board = results.board
     manifest = results.manifest
     suite = manifest.get("suite", {})
     notes = Notes(

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ..leaderboards.baseline import Baseline
+from ..leaderboards.board import Board, Source, merge
 from ..leaderboards.csv_table import write_csv
 from ..leaderboards.curves import curves_figure
-from ..leaderboards.ranks import Comparison, Difference, Rank, compare, paired_differences, ranks, unbeaten
+from ..leaderboards.ranks import Difference, Rank, paired_differences, ranks, unbeaten
 from ..leaderboards.record import COLUMNS, Record, records
 from ..leaderboards.series import NotApplicable, Series
 from ..leaderboards.terminal import control_notes, summary_table
@@ -90,8 +91,9 @@ class Results:
         return Baseline.of(self.records, self.series, unrepeatable=repeats_not)
 
     @cached_property
-    def _comparisons(self) -> list[Comparison]:
-        return compare(self.series, seed=self.seed)
+    def board(self) -> Board:
+        """The same as a board, whose comparisons the tables and the page share."""
+        return merge([Source("this run", self.records, self.series)], allow_mixed=True)
 
     @property
     def faults(self) -> list[Mapping[str, Any]]:
@@ -113,15 +115,15 @@ class Results:
 
     def ranks(self) -> pd.DataFrame:
         """Return where every explainer stands, controls included, as a table with the columns of `Rank`."""
-        return pd.DataFrame(ranks(self._comparisons), columns=list(Rank._fields)).astype(_RANK_TYPES)
+        return pd.DataFrame(ranks(self.board.comparisons), columns=list(Rank._fields)).astype(_RANK_TYPES)
 
     def differences(self) -> pd.DataFrame:
         """Return every two explainers compared on the same samples, as a table with the columns of `Difference`."""
-        return pd.DataFrame(paired_differences(self._comparisons), columns=list(Difference._fields))
+        return pd.DataFrame(paired_differences(self.board.comparisons), columns=list(Difference._fields))
 
     def table(self) -> str:
         """Return the leaderboard as text, with what a reader must be warned of."""
-        table = summary_table(self.records, unbeaten=unbeaten(self._comparisons))
+        table = summary_table(self.records, unbeaten=unbeaten(self.board.comparisons))
         return "\n\n".join(filter(None, [table, "\n".join(control_notes(self.records))]))
 
     def save(self, folder: str | Path) -> Path:

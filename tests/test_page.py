@@ -13,7 +13,9 @@ import pytest
 
 from interpeval.leaderboards.board import Source, merge
 from interpeval.leaderboards.csv_table import csv_text
-from interpeval.leaderboards.page import Gallery, GallerySample, MetricNote, Notes, Picture, page
+from interpeval.leaderboards.page import Notes, page
+from interpeval.leaderboards.page_gallery import Gallery, GallerySample, Picture
+from interpeval.leaderboards.page_notes import MetricNote
 from interpeval.leaderboards.record import COLUMNS, records
 from leaderboard_cases import not_applicable, record, series
 
