@@ -50,6 +50,7 @@ class Results:
         seed: seed of the run.
         metric_keys: count only these metrics of the units; all if `None`.
         manifest: what `run.json` says; empty for results that no run left.
+        pictures: units without metrics, which hold heatmaps of the best and worst samples; the latest first.
     """
 
     units: Sequence[Unit]
@@ -57,6 +58,7 @@ class Results:
     seed: int = 0
     metric_keys: frozenset[str] | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    pictures: list[Unit] = field(default_factory=list)
 
     @cached_property
     def series(self) -> list[Series]:
@@ -132,6 +134,8 @@ class Results:
         store = Store(folder)
         for unit in self.units:
             store.write(unit)
+        for unit in self.pictures:
+            store.write_pictures(unit)
         self.publish(folder)
         return folder
 
@@ -197,6 +201,7 @@ def _series(parts: Sequence[_Part], variant: str) -> Series:
         steps=result.scores[variant].steps,
         aggregations=result.aggregations,
         range=fact.range,
+        target=result.target,
     )
 
 

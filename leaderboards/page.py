@@ -36,6 +36,7 @@ class Notes:
         faults: what explainers did wrong.
         metrics: what is known of each metric.
         galleries: heatmaps to show.
+        cases: heatmaps of the samples that explainers do best and worst on.
         percentile: of the magnitudes in a map, the one that its scale is.
         colours: positions from 0 to 1 and colours of the scale.
     """
@@ -48,6 +49,7 @@ class Notes:
     faults: Sequence[str] = ()
     metrics: Mapping[str, MetricNote] = field(default_factory=dict)
     galleries: Sequence[Gallery] = ()
+    cases: Sequence[Gallery] = ()
     percentile: float = 100.0
     colours: Sequence[tuple[float, str]] = ()
 
@@ -77,7 +79,7 @@ def page(board: Board, notes: Notes) -> str:
         "beside": tables.beside,
         "charts": _charts(board),
         "galleries": galleries.shown,
-        "extremes": extreme_lines(board),
+        "extremes": extreme_lines(board, notes.cases),
     }
     return environment.get_template("page.html.jinja").render(
         notes=notes,

@@ -56,10 +56,12 @@ class Gallery(NamedTuple):
     Attributes:
         subject: dataset, dataset_revision, model, model_digest and seed.
         samples: the samples.
+        target: which class the heatmaps explain; empty where that is not said.
     """
 
     subject: Subject
     samples: Sequence[GallerySample]
+    target: str = ""
 
 
 class Galleries:
@@ -114,7 +116,9 @@ class Galleries:
                     {
                         "name": column.name,
                         "higher": column.higher_is_better,
-                        "scores": [[_score(scores.get(key), sample.id) for key in names] for sample in gallery.samples],
+                        "scores": [
+                            [score_of(scores.get(key), sample.id) for key in names] for sample in gallery.samples
+                        ],
                     }
                     for column, scores in sample_scores(self.board, gallery.subject)
                 ]
@@ -123,8 +127,8 @@ class Galleries:
         ]
 
 
-def _score(item: Series | None, name: str) -> float | None:
-    """Score of one sample; `None` if there is none."""
+def score_of(item: Series | None, name: str) -> float | None:
+    """Return the score of one sample; `None` if there is none."""
     if item is None or name not in item.ids:
         return None
     value = float(item.values[item.ids.index(name)])
