@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,7 @@ def page(board: Board, notes: Notes) -> str:
     }
     return environment.get_template("page.html.jinja").render(
         notes=notes,
+        bits=_bits,
         policy=_policy(style, script),
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file
@@ -96,6 +98,11 @@ def page(board: Board, notes: Notes) -> str:
         left_out=left_out_lines(board, notes.left_out, notes.faults),
         provenance=provenance_lines(board, notes.facts),
     )
+
+
+def _bits(name: str) -> list[str]:
+    """Parts of a name between which a line may break: after each underscore."""
+    return re.findall("[^_]*_|[^_]+", name)
 
 
 def _policy(style: str, script: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -59,7 +58,7 @@ class Tables:
                 line.append({"kind": "none"} if cell is None else self._number(cell, column, span))
                 if sheet.has_reported(column):
                     line.append(_reported(sheet.reported(cell.record) if cell else ()))
-            yield {"label": label, "bits": _bits(label), "control": control, "cells": line}
+            yield {"label": label, "control": control, "cells": line}
 
     def _number(self, cell: Cell, column: Column, span: _Span | None) -> dict[str, Any]:
         record = cell.record
@@ -163,17 +162,12 @@ def _heading(sheet: Sheet, column: Column) -> dict[str, Any]:
     chance, known = _chance(column)
     return {
         "name": column.name,
-        "words": [_bits(printable(word)) for word in column.words],
+        "words": [printable(word) for word in column.words],
         "higher": column.higher_is_better,
         "chance": "" if chance is None else format(chance, ".3g"),
         "chance_from": known,
         "reported": sheet.has_reported(column),
     }
-
-
-def _bits(name: str) -> list[str]:
-    """Parts of a name between which a line may break: after each underscore."""
-    return re.findall("[^_]*_|[^_]+", name)
 
 
 def _reported(rows: Iterable[Record]) -> dict[str, Any]:
