@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..leaderboards.board import Board, Source, merge
+from ..leaderboards.cases import cases_of
 from ..leaderboards.csv_table import read_csv, write_csv
 from ..leaderboards.files import write_whole
 from ..leaderboards.latex import latex
@@ -77,7 +78,7 @@ def _notes(board: Board, runs: Sequence[tuple[str, Results]], command: str, name
     metrics = metric_notes(record.metric for record in board.records)
     if not runs:
         return Notes(title=f"interpeval: {name}", commands=[command], metrics=metrics)
-    from .gallery import PERCENTILE, galleries, scale_colours
+    from .gallery import PERCENTILE, case_galleries, galleries, scale_colours
 
     several = len(runs) > 1
     leads = [f"{place}: " if several else "" for place, _ in runs]
@@ -90,6 +91,7 @@ def _notes(board: Board, runs: Sequence[tuple[str, Results]], command: str, name
         faults=[f"{lead}{text}" for lead, run in together for text in faults_of(run)],
         metrics=metrics,
         galleries=galleries([unit for _, run in runs for unit in run.units]),
+        cases=case_galleries([unit for _, run in runs for unit in run.pictures], cases_of(board)),
         percentile=PERCENTILE,
         colours=scale_colours(),
     )

@@ -76,6 +76,7 @@ def list_command(kind: str | None, as_json: bool) -> None:
     help="A damaged file fails its unit, or is left out and counted.",
 )
 @click.option("--keep-attributions", is_flag=True, help="Keep all attributions, so that metrics can be added later.")
+@click.option("--no-cases", is_flag=True, help="Leave out the heatmaps of each metric's best and worst samples.")
 @click.option("--trust", is_flag=True, help="Unpickle weights files whole, which runs whatever code they hold.")
 def run_command(suite: str | None, batch_size: str, device: str, out: Path | None, **options: Any) -> None:
     """Score explanations. Without arguments: the suite `quickstart`.
@@ -377,6 +378,7 @@ def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict
             batch_size=_batch_size(batch_size),
             existing=options["existing"],
             keep_attributions=options["keep_attributions"],
+            cases=not options["no_cases"],
         )
         wanted = {"download": options["download"] or None, "on_bad_sample": options["on_bad_sample"]}
         further = {name: value for name, value in wanted.items() if value is not None}

@@ -44,6 +44,7 @@ class Options:
         batch_size: rows per call of the model; `None` chooses by the memory there is.
         existing: what to do with finished work: use it, do it again, or refuse.
         keep_attributions: keep all attributions in the store.
+        cases: explain the samples that explainers do best and worst on once more, to show them.
         on_start: called before each unit with its row.
         on_unit: called after each unit with its row and the number of samples.
     """
@@ -52,6 +53,7 @@ class Options:
     batch_size: int | None = None
     existing: Existing = "skip"
     keep_attributions: bool = False
+    cases: bool = True
     on_start: Callable[[Row], None] | None = None
     on_unit: Callable[[Row, int], None] | None = None
     _micro_batches: WeakKeyDictionary[nn.Module, MicroBatch] = field(
@@ -90,12 +92,7 @@ def score(
         options: how to run.
         known: attributions by target rule that an earlier run kept, so that nothing is explained again.
     """
-    batch = row.dataset.take(shard).to(options.device)
-    model = row.model.module.eval()
-    with _exact_arithmetic(options.device), ModelEvidence(
-        model=model, explainer=row.explainer, dataset=row.dataset, batch=batch, seed=row.seed,
-        micro_batch=options.micro_batch(model, batch.images[0]), known=known, shared=options.shared(model),
-    ) as evidence:  # fmt: skip
+    with _evidence(row, shard, options, known) as evidence:
         if row.explainer is not None:
             _ = evidence.logits  # all metrics of the row share them, so none is charged for them
         if shard.start == 0:  # once a row is enough: it warns, and changes no value
@@ -105,12 +102,45 @@ def score(
     return Unit(
         key=row.key(shard),
         about={**row.about, **versions(), "device": device_name(options.device)},
-        ids=batch.ids,
-        classes=_classes(batch.labels).cpu(),
+        ids=evidence.batch.ids,
+        classes=_classes(evidence.batch.labels).cpu(),
         metrics=results,
         faults=tuple(vars(fault) for fault in evidence.faults),
         previews=previews,
         attributions={**evidence.computed_attributions()} if options.keep_attributions else {},
+    )
+
+
+def explain(
+    row: Row,
+    indices: Sequence[int],
+    target: TargetRule,
+    options: Options,
+    *,
+    known: Mapping[TargetRule, Tensor],
+    about: Mapping[str, Any],
+) -> Unit:
+    """Explain some samples of a row as `score` does, and score nothing: what is shown of them is all there is.
+
+    Args:
+        row: the subject.
+        indices: positions of the samples in the row's dataset.
+        target: which class is explained.
+        options: how to run.
+        known: attributions of these samples by target rule, so that nothing is explained again.
+        about: what else is to be known of the unit.
+    """
+    with _evidence(row, indices, options, known) as evidence:
+        previews = _pictures(evidence, target, len(indices))
+    # Of what is shown with 8 bits no more is kept: the samples may be many and large.
+    previews["images"] = (255 * previews["images"]).round().to(torch.uint8)
+    return Unit(
+        key=row.key(()),
+        about={**row.about, **versions(), "device": device_name(options.device), **about},
+        ids=evidence.batch.ids,
+        classes=_classes(evidence.batch.labels).cpu(),
+        metrics={},
+        previews={name: tensor.cpu() for name, tensor in previews.items()},
     )
 
 
@@ -164,6 +194,20 @@ def _finish(row: Row, shard: range, store: Store | None, options: Options) -> li
     return [*done, unit]
 
 
+@contextmanager
+def _evidence(
+    row: Row, indices: Sequence[int], options: Options, known: Mapping[TargetRule, Tensor]
+) -> Generator[ModelEvidence]:
+    """Show samples of a row to its model."""
+    batch = row.dataset.take(indices).to(options.device)
+    model = row.model.module.eval()
+    with _exact_arithmetic(options.device), ModelEvidence(
+        model=model, explainer=row.explainer, dataset=row.dataset, batch=batch, seed=row.seed,
+        micro_batch=options.micro_batch(model, batch.images[0]), known=known, shared=options.shared(model),
+    ) as evidence:  # fmt: skip
+        yield evidence
+
+
 def _measure(metric: Metric, evidence: ModelEvidence) -> MetricResult:
     before, shared_before = evidence.spent(), evidence.spent_explaining()
     try:
@@ -186,6 +230,7 @@ def _measure(metric: Metric, evidence: ModelEvidence) -> MetricResult:
         scores=scores,
         seconds=alone.seconds,
         passes=alone.passes.forward + alone.passes.backward,
+        target=str(getattr(metric, "target", "")),
     )
 
 
@@ -205,11 +250,16 @@ def _previews(shard: range, evidence: ModelEvidence) -> dict[str, Tensor]:
     count = min(PREVIEWS - shard.start, len(shard))
     if count <= 0:
         return {}
-    batch = evidence.batch
     rules = evidence.computed_attributions()
-    usual: TargetRule = "label" if batch.labels.ndim == 1 else "predicted"
+    usual: TargetRule = "label" if evidence.batch.labels.ndim == 1 else "predicted"
     shown = usual if usual in rules or not rules else next(iter(rules))  # nothing is explained for a picture alone
-    heatmaps = evidence.heatmaps(shown)[:count]
+    return _pictures(evidence, shown, count)
+
+
+def _pictures(evidence: ModelEvidence, target: TargetRule, count: int) -> dict[str, Tensor]:
+    """Images, masks and heatmaps of the first samples, as far as there are any."""
+    batch = evidence.batch
+    heatmaps = evidence.heatmaps(target)[:count]
     previews = {
         "images": evidence.normalization.to_pixels(batch.images[:count]).clamp(0, 1),
         "heatmaps": torch.where(invalid_maps(heatmaps).view(-1, 1, 1), torch.zeros_like(heatmaps), heatmaps),

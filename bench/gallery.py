@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..leaderboards.page import Gallery, GallerySample, Picture, Subject
+from ..leaderboards.cases import Cases, Subject
+from ..leaderboards.page_gallery import Gallery, GallerySample, Picture
 from .store import Unit
 
 _CELL = 1.15  # inches
@@ -108,6 +109,27 @@ def galleries(units: Sequence[Unit]) -> list[Gallery]:
     return [_gallery(list(block.values())) for block in found.values()]
 
 
+def case_galleries(units: Sequence[Unit], cases: Sequence[Cases]) -> list[Gallery]:
+    """Return image, mask and every explainer's heatmap for the best and worst samples, as far as units hold them.
+
+    Args:
+        units: units without metrics that hold heatmaps, the ones to prefer first.
+        cases: the samples to show.
+    """
+    wanted: dict[tuple[Subject, str], dict[str, None]] = defaultdict(dict)
+    for one in cases:
+        wanted[one.subject, one.target] |= dict.fromkeys((one.best.id, one.worst.id))
+    held: dict[tuple[Subject, str], list[Unit]] = defaultdict(list)
+    for unit in units:
+        held[_subject(unit), unit.about["target"]].append(unit)
+    return [Gallery(key[0], list(_samples(held[key], names)), key[1]) for key, names in wanted.items()]
+
+
+def _samples(units: Sequence[Unit], names: Iterable[str]) -> Iterator[GallerySample]:
+    held = {name for unit in units for name in unit.ids}
+    return (_sample(units, name) for name in names if name in held)
+
+
 def scale_colours() -> list[tuple[float, str]]:
     """Positions from 0 to 1 and colours of the scale of heatmaps."""
     places = np.linspace(0, 1, 9)
@@ -123,19 +145,22 @@ def _subject(unit: Unit) -> Subject:
 def _gallery(block: Sequence[Unit]) -> Gallery:
     """The samples that the first unit shows, under all explainers that show them."""
     first = block[0]
-    count = len(first.previews["images"])
-    samples: list[GallerySample] = []
-    for row, name in enumerate(first.ids[:count]):
-        masks = first.previews.get("masks")
-        heatmaps = {
-            (unit.about["explainer"], unit.about["explainer_params"]): _map_picture(unit, unit.ids.index(name))
-            for unit in block
-            if name in unit.ids[: len(unit.previews["heatmaps"])]
-        }
-        image = _picture(_pixels(first.previews["images"][row].numpy()), f"image {name}")
-        mask = None if masks is None else _picture(_grey(masks[row].numpy()), f"mask of {name}: white is the object")
-        samples.append(GallerySample(name, image, mask, heatmaps))
-    return Gallery(_subject(first), samples)
+    names = first.ids[: len(first.previews["images"])]
+    return Gallery(_subject(first), [_sample(block, name) for name in names])
+
+
+def _sample(units: Sequence[Unit], name: str) -> GallerySample:
+    """One sample under all explainers whose units show it; of two units of an explainer the first one counts."""
+    showing: dict[tuple[str, str], tuple[Unit, int]] = {}
+    for unit in units:
+        if name in unit.ids[: len(unit.previews["heatmaps"])]:
+            key = (unit.about["explainer"], unit.about["explainer_params"])
+            showing.setdefault(key, (unit, unit.ids.index(name)))
+    first, row = next(iter(showing.values()))
+    masks = first.previews.get("masks")
+    image = _picture(_pixels(first.previews["images"][row].numpy()), f"image {name}")
+    mask = None if masks is None else _picture(_grey(masks[row].numpy()), f"mask of {name}: white is the object")
+    return GallerySample(name, image, mask, {key: _map_picture(*place) for key, place in showing.items()})
 
 
 def _map_picture(unit: Unit, row: int) -> Picture:
@@ -159,9 +184,11 @@ def _scale(values: NDArray[np.floating[Any]]) -> float:
     return float(np.percentile(np.abs(values), PERCENTILE)) or float(np.abs(values).max()) or 1.0
 
 
-def _pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """An image of floats from 0 to 1, or of 8 bits, as Pillow wants it."""
+    largest = 1 if image.dtype == np.uint8 else 255
     image = image.transpose(1, 2, 0) if len(image) == 3 else image.mean(axis=0)
-    return (255 * image).round().astype(np.uint8)
+    return (largest * image).round().astype(np.uint8)
 
 
 def _grey(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

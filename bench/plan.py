@@ -65,8 +65,11 @@ class Row:
         """The samples in portions of a fixed size."""
         return [self.indices[start : start + SHARD] for start in range(0, len(self.indices), SHARD)]
 
-    def key(self, shard: range) -> str:
-        """Return what stands for everything that determines the numbers of a shard, but for the metrics."""
+    def key(self, shard: Sequence[int]) -> str:
+        """Return what stands for everything that determines the numbers of a shard, but for the metrics.
+
+        Of no samples: for everything that determines the attribution of any one sample.
+        """
         facts = self._facts
         return digest_of(
             {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..leaderboards.board import Source, merge
+from ..leaderboards.cases import cases_of
 from ..leaderboards.files import write_whole
 from ..leaderboards.page import Notes, page
-from .gallery import PERCENTILE, galleries, scale_colours
+from .gallery import PERCENTILE, case_galleries, galleries, scale_colours
 from .run_notes import faults_of, left_out_of, metric_notes, run_facts, suite_toml
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def write_report(results: Results, path: Path) -> None:
     Raises:
         OSError: if the folder cannot be written to.
     """
-    board = merge([Source("this run", results.records, results.series)], allow_mixed=True)
+    board = results.board
     manifest = results.manifest
     suite = manifest.get("suite", {})
     notes = Notes(
@@ -33,6 +33,7 @@ def write_report(results: Results, path: Path) -> None:
         faults=faults_of(results),
         metrics=metric_notes(record.metric for record in board.records),
         galleries=galleries(results.units),
+        cases=case_galleries(results.pictures, cases_of(board)),
         percentile=PERCENTILE,
         colours=scale_colours(),
     )

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ..leaderboards.baseline import Baseline
+from ..leaderboards.board import Board, Source, merge
 from ..leaderboards.csv_table import write_csv
 from ..leaderboards.curves import curves_figure
-from ..leaderboards.ranks import Comparison, Difference, Rank, compare, paired_differences, ranks, unbeaten
+from ..leaderboards.ranks import Difference, Rank, paired_differences, ranks, unbeaten
 from ..leaderboards.record import COLUMNS, Record, records
 from ..leaderboards.series import NotApplicable, Series
 from ..leaderboards.terminal import control_notes, summary_table
@@ -49,6 +50,7 @@ class Results:
         seed: seed of the run.
         metric_keys: count only these metrics of the units; all if `None`.
         manifest: what `run.json` says; empty for results that no run left.
+        pictures: units without metrics, which hold heatmaps of the best and worst samples; the latest first.
     """
 
     units: Sequence[Unit]
@@ -56,6 +58,7 @@ class Results:
     seed: int = 0
     metric_keys: frozenset[str] | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    pictures: list[Unit] = field(default_factory=list)
 
     @cached_property
     def series(self) -> list[Series]:
@@ -90,8 +93,9 @@ class Results:
         return Baseline.of(self.records, self.series, unrepeatable=repeats_not)
 
     @cached_property
-    def _comparisons(self) -> list[Comparison]:
-        return compare(self.series, seed=self.seed)
+    def board(self) -> Board:
+        """The same as a board, whose comparisons the tables and the page share."""
+        return merge([Source("this run", self.records, self.series)], allow_mixed=True)
 
     @property
     def faults(self) -> list[Mapping[str, Any]]:
@@ -113,15 +117,15 @@ class Results:
 
     def ranks(self) -> pd.DataFrame:
         """Return where every explainer stands, controls included, as a table with the columns of `Rank`."""
-        return pd.DataFrame(ranks(self._comparisons), columns=list(Rank._fields)).astype(_RANK_TYPES)
+        return pd.DataFrame(ranks(self.board.comparisons), columns=list(Rank._fields)).astype(_RANK_TYPES)
 
     def differences(self) -> pd.DataFrame:
         """Return every two explainers compared on the same samples, as a table with the columns of `Difference`."""
-        return pd.DataFrame(paired_differences(self._comparisons), columns=list(Difference._fields))
+        return pd.DataFrame(paired_differences(self.board.comparisons), columns=list(Difference._fields))
 
     def table(self) -> str:
         """Return the leaderboard as text, with what a reader must be warned of."""
-        table = summary_table(self.records, unbeaten=unbeaten(self._comparisons))
+        table = summary_table(self.records, unbeaten=unbeaten(self.board.comparisons))
         return "\n\n".join(filter(None, [table, "\n".join(control_notes(self.records))]))
 
     def save(self, folder: str | Path) -> Path:
@@ -130,6 +134,8 @@ class Results:
         store = Store(folder)
         for unit in self.units:
             store.write(unit)
+        for unit in self.pictures:
+            store.write_pictures(unit)
         self.publish(folder)
         return folder
 
@@ -195,6 +201,7 @@ def _series(parts: Sequence[_Part], variant: str) -> Series:
         steps=result.scores[variant].steps,
         aggregations=result.aggregations,
         range=fact.range,
+        target=result.target,
     )
 
 

@@ -19,6 +19,7 @@ from ..baselines.base import Explainer
 from ..datasets.base import Dataset
 from ..leaderboards.files import write_whole
 from ..metrics.base import Metric
+from .cases import explain_cases
 from .engine import Failure, Options, device_name, drain, versions
 from .evaluation import resolve_metrics, with_controls
 from .plan import Inapplicable, Plan, Row, make_plan
@@ -100,6 +101,7 @@ def run(
     manifest = Manifest.begin(folder, suite, plans, options, command)
     failures = _drain(plans, store, options)
     results = manifest.results(store)
+    results.pictures[:0] = explain_cases(plans, results, store, options)
     manifest.finish(failures, results)  # before the page is made, which says what went wrong
     results.publish(folder)
     return Outcome(results, failures, manifest.content["left_out"], reused, time.perf_counter() - start)
@@ -190,7 +192,9 @@ class Manifest:
             Inapplicable(item["about"], item["metric"], item["version"], item["higher_is_better"], item["reason"])
             for item in self.content["not_applicable"]
         ]
-        return Results(units, left_out, self.content["seed"], frozenset(metric_keys), self.content)
+        keys = [row["pictures"] for row in self.content["rows"] if "pictures" in row]
+        pictures = [unit for key in keys for unit in store.find_pictures(key)]
+        return Results(units, left_out, self.content["seed"], frozenset(metric_keys), self.content, pictures)
 
     def progress(self, store: Store) -> list[dict[str, Any]]:
         """Return, for every row, how many of its units are finished."""
@@ -263,6 +267,7 @@ def _row(row: Row) -> dict[str, Any]:
     return {
         "about": row.about,
         "units": [row.key(shard) for shard in row.shards],
+        "pictures": row.key(()),
         "metrics": {key: {"name": metric.name, "configuration": repr(metric)} for key, metric in row.metrics.items()},
     }
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..leaderboards.page import MetricNote
+from ..leaderboards.page_notes import MetricNote
 from .catalog import entries
 
 if TYPE_CHECKING:

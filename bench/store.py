@@ -37,6 +37,7 @@ class MetricResult:
         scores: per-sample scores of every variant.
         seconds: time this metric took, the explanations that all metrics share included if it reads them.
         passes: forward and backward passes it took, likewise.
+        target: which class it explains, as a `TargetRule`; empty if it has no such field.
     """
 
     name: str
@@ -47,6 +48,7 @@ class MetricResult:
     scores: Mapping[str, Scores]
     seconds: float
     passes: int
+    target: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +92,26 @@ class Store:
 
     def write(self, unit: Unit) -> None:
         """Write a unit, all or nothing."""
+        self._write(unit, f"{unit.key}-{digest_of({'metrics': sorted(unit.metrics)})[:12]}")
+
+    def _write(self, unit: Unit, name: str) -> None:
         arrays, description = _to_parts(unit)
         payload = save_tensors(arrays)
         description |= {"written": time.time_ns(), "arrays_sha256": hashlib.sha256(payload).hexdigest()}
         description["sha256"] = _digest(description)
         self.folder.mkdir(parents=True, exist_ok=True)
-        stem = self.folder / _stem(unit)
+        stem = self.folder / name
         write_whole(stem.with_suffix(".safetensors"), payload)
         write_whole(stem.with_suffix(".json"), json.dumps(description, indent=1, sort_keys=True).encode())
+
+    def write_pictures(self, unit: Unit) -> None:
+        """Write a unit without metrics, which holds the heatmaps of some samples in its previews."""
+        self._write(unit, f"{unit.key}-{digest_of({'ids': unit.ids, 'target': unit.about['target']})[:12]}")
+
+    def find_pictures(self, key: str) -> list[Unit]:
+        """Return the whole units without metrics under this key, the latest first."""
+        whole = sorted(self._whole(key), key=lambda read: -read[0])
+        return [unit for _, unit in whole if not unit.metrics]
 
     def find(self, key: str) -> list[Unit]:
         """Return the whole units under this key, the latest first.
@@ -105,15 +119,18 @@ class Store:
         There are several when metrics were added later. A metric that two of them hold, as after
         `--existing redo`, is that of the later one.
         """
-        whole = [read for path in sorted(self.folder.glob(f"{key}-*.json")) if (read := _read(path)) is not None]
         found: list[Unit] = []
         held: set[str] = set()
-        for _, unit in sorted(whole, key=lambda read: -read[0]):
+        for _, unit in sorted(self._whole(key), key=lambda read: -read[0]):
             fresh = {name: result for name, result in unit.metrics.items() if name not in held}
             held |= fresh.keys()
             if fresh:
                 found.append(replace(unit, metrics=fresh))
         return found
+
+    def _whole(self, key: str) -> list[tuple[int, Unit]]:
+        """The units under a key that are whole, with the times they were written."""
+        return [read for path in sorted(self.folder.glob(f"{key}-*.json")) if (read := _read(path)) is not None]
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:
@@ -134,7 +151,7 @@ def _read(path: Path) -> tuple[int, Unit] | None:
             raise ValueError("the arrays do not match their digest")
         return description["written"], _from_parts(load_tensors(payload), description)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        warnings.warn(f"unit `{path.name}` is damaged and counts as missing: {error}", stacklevel=3)
+        warnings.warn(f"unit `{path.name}` is damaged and counts as missing: {error}", stacklevel=4)
         return None
 
 
@@ -146,10 +163,6 @@ def _digest(description: Mapping[str, Any]) -> str:
 
 def _canonical(facts: Mapping[str, Any]) -> bytes:
     return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _stem(unit: Unit) -> str:
-    return f"{unit.key}-{digest_of({'metrics': sorted(unit.metrics)})[:12]}"
 
 
 def _to_parts(unit: Unit) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -214,6 +227,7 @@ def _from_parts(arrays: Mapping[str, Tensor], description: Mapping[str, Any]) ->
             },
             seconds=entry["seconds"],
             passes=entry["passes"],
+            target=entry.get("target", ""),  # earlier units do not state it
         )
     return Unit(
         key=description["key"],

@@ -11,7 +11,7 @@ from .columns import blocks_of
 from .orderings import Ordering, orderings
 from .places import Place, Row, places_from_intervals, places_from_samples, row_of
 from .published import reported_beside
-from .ranks import compare
+from .ranks import Comparison, compare
 from .record import Record, position
 from .series import NotApplicable, Series
 
@@ -50,14 +50,17 @@ class Board:
     notes: Sequence[str] = ()
 
     @cached_property
-    def places(self) -> dict[Row, Place]:
-        """Where each row stands: by its samples where all rows of a table have them, by its interval elsewhere."""
+    def comparisons(self) -> list[Comparison]:
+        """The explainers of every table compared on the same samples, as far as those are at hand."""
         by_seed: dict[int, list[Series | NotApplicable]] = defaultdict(list)
         for item in self.series:
             by_seed[item.seed].append(item)
-        paired: dict[Row, Place] = {}
-        for seed, items in sorted(by_seed.items()):
-            paired |= places_from_samples(compare(items, seed=seed))
+        return [one for seed, items in sorted(by_seed.items()) for one in compare(items, seed=seed)]
+
+    @cached_property
+    def places(self) -> dict[Row, Place]:
+        """Where each row stands: by its samples where all rows of a table have them, by its interval elsewhere."""
+        paired = places_from_samples(self.comparisons)
         found: dict[Row, Place] = {}
         for rows in self._tables():
             intervals = places_from_intervals(rows)

@@ -99,6 +99,7 @@ class Series(Identity):
         range: smallest and largest possible value.
         clusters: N names, equal for samples that depend on each other, such as the items of one image; empty if
             none do.
+        target: which class was explained, `"predicted"` or `"label"`; empty where that is not known.
 
     Raises:
         ValueError: if the members do not speak of the same samples, or a value that counts is not finite.
@@ -113,6 +114,7 @@ class Series(Identity):
     aggregations: tuple[str, ...] = ("items",)
     range: tuple[float, float] = (-math.inf, math.inf)
     clusters: tuple[str, ...] = ()
+    target: str = ""
 
     def __post_init__(self) -> None:
         """Check that all members speak of the same samples and that NaN means what it must."""

@@ -8,8 +8,12 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from interpeval.bench.gallery import galleries, scale_colours
+from interpeval.bench.gallery import case_galleries, galleries, scale_colours
 from interpeval.bench.store import Unit
+from interpeval.leaderboards.board import Source, merge
+from interpeval.leaderboards.cases import cases_of
+from interpeval.leaderboards.record import records
+from leaderboard_cases import series
 
 
 def unit(heatmaps, ids=("x", "y"), *, images=None, masks=None, **about):
@@ -96,3 +100,21 @@ def test_the_scale_is_that_of_the_maps():
     assert {0.0, 0.5, 1.0} <= set(colours)
     for place in (0.0, 1.0):
         assert colours[place] == "#{:02x}{:02x}{:02x}".format(*colour(place))
+
+
+def test_pictures_of_cases_are_put_together_from_units_of_any_run():
+    scored = series([0.0, 0.5, 1.0], ids=("x", "y", "z"), target="label")
+    cases = cases_of(merge([Source("run", records([scored], seed=0), [scored])]))
+    images = torch.tensor([0, 100, 200], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 1, 2)
+    newer = unit([[[0.0, 3.0]]], ("z",), images=images[2:], target="label")
+    older = unit([[[1.0, 0.0]], [[2.0, 0.0]]], ("x", "z"), images=images[::2], target="label")
+    lime = unit([[[0.0, 1.0]], [[1.0, 0.0]]], ("y", "x"), images=images[:2], target="label", explainer="lime")
+    others = unit([[[9.0, 0.0]]], ("z",), images=images[2:], target="predicted")
+    [gallery] = case_galleries([newer, older, lime, others], cases)
+    assert (gallery.subject, gallery.target) == (cases[0].subject, "label")
+    assert [sample.id for sample in gallery.samples] == ["z", "x"]  # `y` is neither best nor worst
+    best, worst = gallery.samples
+    assert {name: picture.scale for (name, _), picture in best.heatmaps.items()} == {"gradient": "± 3"}
+    assert {name for name, _ in worst.heatmaps} == {"gradient", "lime"}
+    assert pixels(best.image).tolist() == [[[200] * 3] * 2]
+    assert pixels(worst.image).tolist() == [[[0] * 3] * 2]

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 
 from interpeval.leaderboards.board import Source, merge
 from interpeval.leaderboards.csv_table import csv_text
-from interpeval.leaderboards.page import Gallery, GallerySample, MetricNote, Notes, Picture, page
+from interpeval.leaderboards.page import Notes, page
+from interpeval.leaderboards.page_gallery import Gallery, GallerySample, Picture
+from interpeval.leaderboards.page_notes import MetricNote
 from interpeval.leaderboards.record import COLUMNS, records
 from leaderboard_cases import not_applicable, record, series
 
@@ -82,10 +85,10 @@ def run_board():
     return merge([Source("run", records(items, seed=0), items)])
 
 
-def gallery(*ids):
+def gallery(*ids, target=""):
     picture = Picture(b"png", "what it shows", "± 1")
     samples = [GallerySample(name, picture, picture, {("a", "{}"): picture, ("b", "{}"): picture}) for name in ids]
-    return Gallery(("digits", "5a", "lenet", "7c", 0), samples)
+    return Gallery(("digits", "5a", "lenet", "7c", 0), samples, target)
 
 
 NOTES = Notes(
@@ -154,7 +157,7 @@ def test_all_sections_are_there_and_can_be_reached(full):
 
 def test_pictures_have_words(full):
     pictures = Page(full).all("img")
-    assert len(pictures) == 3 + 2 * 4
+    assert len(pictures) == 3 + 2 * 4  # charts, and the samples of the gallery
     assert all(picture["alt"] for picture in pictures)
     assert all(svg.get("aria-hidden") == "true" or svg.get("aria-label") for svg in Page(full).all("svg"))
 
@@ -193,6 +196,43 @@ def test_best_and_worst_samples_are_those_of_all(full):
     assert cells[place - 2 : place + 4] == ["pointing_game", "a", "sample/39", "1", "sample/0", "0"]
 
 
+def cases_shown(found):
+    """Of every row of best and worst cases: what is said of the sample, and the scores below the pictures."""
+    text = found[found.index('<section id="extremes"') : found.index('<section id="metrics"')]
+    rows = re.findall(r"(?s)<tr><th scope=\"row\">(.*?)</tr>", text)
+    said = [" ".join(re.sub("<[^>]*>", " ", row.split("</th>")[0]).split()) for row in rows]
+    return [
+        (words, re.findall(r'class="score">([^<]*)<', row), row.count("<img "))
+        for words, row in zip(said, rows, strict=True)
+    ]
+
+
+def test_the_best_and_the_worst_case_of_a_metric_are_shown_with_every_score():
+    text = page(run_board(), replace(NOTES, cases=[gallery("sample/0", "sample/39")]))
+    assert cases_shown(text) == [
+        ("best sample/39 mean 1.25", ["1", "1.5"], 4),
+        ("worst sample/0 mean 0.25", ["0", "0.5"], 4),
+    ]
+    summaries = [summary["text"] for summary in Page(text).all("summary")]
+    assert "pointing_game ↑ best sample/39, mean 1.25; worst sample/0, mean 0.25" in summaries
+    assert "Means over 2 explainers." in text
+
+
+def test_a_case_without_pictures_is_left_out():
+    text = page(run_board(), replace(NOTES, cases=[gallery("sample/0", "sample/7")]))
+    assert [words for words, *_ in cases_shown(text)] == ["worst sample/0 mean 0.25"]
+    for others in ((), [gallery("sample/7")], [gallery("sample/0", target="label")]):
+        assert cases_shown(page(run_board(), replace(NOTES, cases=others))) == []
+
+
+def test_one_case_is_shown_where_all_samples_are_equal():
+    items = [series(np.full(4, 0.5), explainer=name, target="predicted") for name in "ab"]
+    board = merge([Source("run", records(items, seed=0), items)])
+    text = page(board, replace(NOTES, cases=[gallery("sample/0", "sample/1", target="predicted")]))
+    assert cases_shown(text) == [("best and worst sample/0 mean 0.5", ["0.5", "0.5"], 4)]
+    assert "the predicted class is explained" in text
+
+
 def test_bars_reach_over_the_column_and_show_chance():
     rows = [row("a", 0.5, 0.1), row("b", 0.9, 0.1), row("random", 0.0, 0.0)]
     found = Page(page(board_of(*rows), Notes(title="t")))
@@ -224,20 +264,28 @@ def test_hostile_names_are_text(name):
     rows += [record(None, kind="not_applicable", explainer="b", source=name, **{**changes, "metric": "other"})]
     rows += [record(0.5, kind="reported", explainer=name, source=name, **changes)]
     sample = GallerySample(name, Picture(b"", name, name), None, {(name, "{}"): Picture(b"", name, name)})
+    items = [series([0.1, 0.2], ids=(name, "z"), explainer=one, **changes) for one in (name, "b")]
     notes = Notes(
         title=name, commands=[name], suite=name, facts=[(name, name)], left_out=[name], faults=[name],
         metrics={name: MetricNote(name, (0, 1), name)}, galleries=[Gallery((name, "5a", name, "7c", 0), [sample])],
+        cases=[Gallery((name, "5a", name, "7c", 0), [sample])],
     )  # fmt: skip
     safe = dict.fromkeys(changes, "n")
     plain_rows = [row("n", 0.9, **safe), row("b", 0.5, **safe)]
     plain_rows += [record(None, kind="not_applicable", explainer="b", source="n", **{**safe, "metric": "other"})]
     plain_rows += [record(0.5, kind="reported", explainer="n", source="n", **safe)]
     plain_sample = GallerySample("n", Picture(b"", "n", "n"), None, {("n", "{}"): Picture(b"", "n", "n")})
+    plain_items = [series([0.1, 0.2], ids=("n", "z"), explainer=one, **safe) for one in "nb"]
     plain_notes = Notes(
         title="n", commands=["n"], suite="n", facts=[("n", "n")], left_out=["n"], faults=["n"],
         metrics={"n": MetricNote("n", (0, 1), "n")}, galleries=[Gallery(("n", "5a", "n", "7c", 0), [plain_sample])],
+        cases=[Gallery(("n", "5a", "n", "7c", 0), [plain_sample])],
     )  # fmt: skip
-    hostile, plain = Page(page(board_of(*rows), notes)), Page(page(board_of(*plain_rows), plain_notes))
+    hostile, plain = (
+        Page(page(merge([Source("a", some, scored)]), said))
+        for some, scored, said in ((rows, items, notes), (plain_rows, plain_items, plain_notes))
+    )
+    assert hostile.all("details", class_="case")
     # The same elements with the same attributes, whatever the names are; but where a line of a heading may break.
     shape, expected = (
         Counter((element["tag"], *sorted(element)) for element in found.elements if element["tag"] != "wbr")

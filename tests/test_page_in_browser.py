@@ -167,16 +167,16 @@ def test_the_download_is_the_table_of_the_run(opened: Any, report: Path) -> None
 
 
 def test_the_gallery_shows_pictures_scores_and_orders_them(opened: Any) -> None:
-    pictures = opened.locator("table.gallery img")
+    pictures = opened.locator("#gallery table.gallery img")
     assert pictures.count() == 6 * (2 + 2 + 5)
     assert opened.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     opened.locator(".gallery-controls .metric").select_option(label="content_heatmap")
     opened.locator(".gallery-controls .explainer").select_option(label="gradient")
-    place = opened.locator("table.gallery thead th").all_inner_texts().index("gradient")
+    place = opened.locator("#gallery table.gallery thead th").all_inner_texts().index("gradient")
     read = f"rows => rows.map(row => Number(row.cells[{place}].querySelector('.score').textContent))"
 
     def scores() -> list[float]:
-        return opened.eval_on_selector_all("table.gallery tbody tr", read)
+        return opened.eval_on_selector_all("#gallery table.gallery tbody tr", read)
 
     measured = scores()
     data = json.loads(opened.locator("#data").text_content())
@@ -190,6 +190,25 @@ def test_the_gallery_shows_pictures_scores_and_orders_them(opened: Any) -> None:
     assert scores() == sorted(measured)
     opened.locator(".gallery-controls .order").select_option("")
     assert scores() == measured
+
+
+def test_best_and_worst_cases_are_opened_by_keys_and_printed_whole(opened: Any) -> None:
+    cases = opened.locator("details.case")
+    assert cases.count() == 4  # content_heatmap, two numbers of mask_k_pixels, pointing_game
+    assert cases.evaluate_all("all => all.map(one => one.open)") == [True, False, False, False]
+    assert not cases.nth(3).locator("img").first.is_visible()
+    cases.nth(3).locator("summary").focus()
+    opened.keyboard.press("Enter")
+    assert cases.nth(3).locator("img:visible").count() == 2 * (2 + 2 + 5)  # image, mask, explainers, controls
+    assert opened.evaluate("[...document.images].every(image => image.complete && image.naturalWidth && image.alt)")
+    [best, worst] = cases.nth(3).locator("tbody tr").all()
+    means = [float(row.locator("th small").inner_text().split()[1]) for row in (best, worst)]
+    for row, mean in zip((best, worst), means, strict=True):
+        scores = [float(text) for text in row.locator(".score").all_inner_texts()]
+        assert mean == pytest.approx(sum(scores[:2]) / 2, abs=2e-3)  # gradcam and gradient come before the controls
+    assert means[0] > means[1]
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert cases.evaluate_all("all => all.every(one => one.open)")
 
 
 def test_the_page_is_no_wider_than_a_phone_and_dark_at_night(browser: Any, report: Path) -> None:
