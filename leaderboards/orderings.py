@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from .names import printable
 from .published import Published, read_published
 from .record import Record
 
@@ -197,7 +198,7 @@ def _value(row: Record) -> float:
 
 
 def _name(row: Record) -> str:
-    return f"{row.model} {row.explainer}".rstrip()
+    return printable(f"{row.model} {row.explainer}".rstrip())
 
 
 @cache

@@ -78,6 +78,7 @@ def page(board: Board, notes: Notes) -> str:
     tables, galleries = Tables(board), Galleries(board, notes.galleries)
     parts = {
         "beside": tables.beside,
+        "orders": board.orderings,
         "charts": _charts(board),
         "galleries": galleries.shown,
         "extremes": extreme_lines(board, notes.cases),
@@ -121,11 +122,17 @@ def _inert_json(data: Any) -> Markup:
 
 
 def _sections(
-    *, beside: Sequence[Any], charts: Sequence[Mapping[str, Any]], galleries: Sequence[Any], extremes: Sequence[Any]
+    *,
+    beside: Sequence[Any],
+    orders: Sequence[Any],
+    charts: Sequence[Mapping[str, Any]],
+    galleries: Sequence[Any],
+    extremes: Sequence[Any],
 ) -> list[tuple[str, str]]:
     """Anchors and names of the sections that there are."""
     found = [("tables", "Tables")]
     found += [("reported", "Reported")] if beside else []
+    found += [("orders", "Orders")] if orders else []
     found += [(part["anchor"], part["name"]) for part in charts]
     found += [("gallery", "Heatmaps")] if galleries else []
     found += [("extremes", "Best and worst samples")] if extremes else []

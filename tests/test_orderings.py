@@ -6,6 +6,7 @@ from interpeval.bench.catalog import entries, parse
 from interpeval.leaderboards.board import Source, merge
 from interpeval.leaderboards.markdown import markdown
 from interpeval.leaderboards.orderings import PrintedOrder, orderings, read_orderings
+from interpeval.leaderboards.page import Notes, page
 from leaderboard_cases import record
 
 # As printed: SITE's own explanation .886, Grad-CAM .8817, DeConvNet .8591, guided backpropagation .783.
@@ -111,9 +112,7 @@ def test_numbers_that_are_printed_equal_have_no_order():
 def test_a_file_with_an_order_of_unknown_numbers_is_refused(tmp_path):
     path = tmp_path / "orderings.toml"
     path.write_text('[[ordering]]\nsource = "Nobody"\ntable = "1"\ndataset = "d"\nmetric = "m"\n')
-    with pytest.raises(
-        ValueError, match=r"must be at least two numbers of published\.csv"
-    ):
+    with pytest.raises(ValueError, match=r"must be at least two numbers of published\.csv"):
         read_orderings(path)
     path.write_text("[other]\n")
     with pytest.raises(ValueError, match="must hold \\[\\[ordering\\]\\] tables only, had other"):
@@ -127,3 +126,13 @@ def test_a_board_says_which_orders_hold_and_why_some_may_not():
     assert "site gradcam (0.5) is not better than site deconvnet (0.7)" in section
     assert "Likely because: on digits the last feature map has few cells" in section
     assert "Orders that" not in markdown(merge([Source("a", [row("own", 0.9)])]), title="t")
+
+
+def test_a_page_says_so_too_and_escapes_names():
+    rows = [row("own", 0.9), row("gradcam", 0.5, dataset="<b>"), row("deconvnet", 0.7, dataset="<b>")]
+    text = page(merge([Source("a", rows)]), Notes(title="t"))
+    section = text.split('<section id="orders"')[1].split("</section>")[0]
+    assert "0 of 1 pairs as printed" in section
+    assert "<td>&lt;b&gt;</td>" in section
+    assert '<a href="#orders">' in text
+    assert 'id="orders"' not in page(merge([Source("a", rows[:1])]), Notes(title="t"))
