@@ -29,6 +29,7 @@ class PrintedOrder(BaseModel):
         dataset: name as printed.
         metric: name as printed.
         models: name of ours for each printed model that takes part; those that `published.csv` names if empty.
+        explainers: name of ours for each printed explainer; those that `published.csv` names if empty.
         datasets: of ours, on which they are compared; any if empty.
         cause: why a pair may stand the other way round here.
     """
@@ -40,6 +41,7 @@ class PrintedOrder(BaseModel):
     dataset: str
     metric: str
     models: Mapping[str, str] = {}
+    explainers: Mapping[str, str] = {}
     datasets: Sequence[str] = ()
     cause: str = ""
 
@@ -52,12 +54,16 @@ class PrintedOrder(BaseModel):
             if (row.source, row.table, row.dataset, row.metric) == (self.source, self.table, self.dataset, self.metric)
             and row.our_value is not None
             and self.our_model(row)
-            and bool(row.our_explainer) == bool(row.explainer)
+            and bool(self.our_explainer(row)) == bool(row.explainer)
         ]
 
     def our_model(self, row: Published) -> str:
         """Name of ours for a printed row; empty where there is none."""
         return self.models.get(row.model, "") if self.models else row.our_model
+
+    def our_explainer(self, row: Published) -> str:
+        """Name of ours for its explainer; empty for a metric of the model alone."""
+        return self.explainers.get(row.explainer, "") if self.explainers else row.our_explainer
 
 
 class Pair(NamedTuple):
@@ -95,7 +101,7 @@ class Ordering:
     Attributes:
         printed: what is printed.
         dataset: where it was measured.
-        metric: of ours.
+        metric: of ours, with its variant.
         pairs: every two rows that are printed with different numbers and measured here.
     """
 
@@ -142,7 +148,7 @@ def orderings(records: Iterable[Record], printed: Sequence[PrintedOrder] | None 
         for dataset in [name for name in datasets if name in order.datasets or not order.datasets]:
             pairs = _pairs(order, [row for row in measured if row.dataset == dataset])
             if pairs:
-                found.append(Ordering(order, dataset, pairs[0].better.metric, pairs))
+                found.append(Ordering(order, dataset, _metric(pairs[0].better), pairs))
     return found
 
 
@@ -173,7 +179,7 @@ def _pairs(order: PrintedOrder, measured: Iterable[Record]) -> list[Pair]:
         by_name[row.model, row.explainer, row.metric].append(row)
     found: list[tuple[float, Record]] = []
     for row in order.rows:
-        names = (order.our_model(row), row.our_explainer, row.our_metric)
+        names = (order.our_model(row), order.our_explainer(row), row.our_metric)
         same = [record for record in by_name[names] if _is_variant(record.variant, row.our_variant)]
         if same:
             found.append((row.our_value or 0.0, max(same, key=lambda record: record.n)))
@@ -195,6 +201,10 @@ def _better(like: Record, a: float, b: float) -> bool:
 
 def _value(row: Record) -> float:
     return float("nan") if row.value is None else row.value
+
+
+def _metric(row: Record) -> str:
+    return printable(f"{row.metric} {row.variant}".rstrip())
 
 
 def _name(row: Record) -> str:
