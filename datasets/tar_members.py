@@ -41,7 +41,9 @@ def tar_members(path: Path) -> Iterator[TarMember | BadSampleError]:
     try:
         with path.open("rb") as file:
             yield from _members(path, file, (0, path.stat().st_size))
-    except (tarfile.TarError, OSError) as error:
+    except DatasetError:
+        raise
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"`{path}` must be an uncompressed tar archive, and cannot be read as one: {error}"
         ) from error
@@ -68,7 +70,7 @@ def _members(
             if not member.isreg() or member.issparse() or not _leads_inside(member.name):
                 yield BadSampleError(path, UNSAFE, f"`{member.name}`")
                 continue
-            if stop > end:
+            if member.size < 0 or not start <= member.offset_data <= stop <= end:
                 raise DatasetError(f"`{path}` is truncated within `{member.name}`")
             name = PurePosixPath(member.name)
             if name.suffix == ".tar" and folder is None:
