@@ -23,7 +23,7 @@ def guarded(call: Callable[[], Any], *more: type[Exception]) -> Any:
 
 
 def shown(text: str) -> str:
-    """Return a text of others for the terminal: control characters are escaped, and no more than 500 are shown."""
+    """Return a text of others for the terminal: what does not print is escaped, and no more than 500 are shown."""
     from ..leaderboards.names import printable
 
     return printable(text)[:500]

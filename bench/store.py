@@ -18,7 +18,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..leaderboards.files import write_whole
+from ..leaderboards.names import printable
 from ..metrics.base import Facts, Scores
+from .stored import check_unit, read_description
 
 SCHEMA = 1
 _SCORE_ARRAYS = ("values", "status", "variance")
@@ -124,18 +126,19 @@ def digest_of(facts: Mapping[str, Any]) -> str:
 def _read(path: Path) -> tuple[int, Unit] | None:
     """Read a unit, with the time it was written; `None` if it is not whole."""
     try:
-        description = json.loads(path.read_bytes())
-        if description["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {description['schema']}, this version reads {SCHEMA}")
+        description = read_description(path, schema=SCHEMA)
         if description["sha256"] != _digest(description):
             raise ValueError("the description does not match its digest")
         payload = path.with_suffix(".safetensors").read_bytes()
         if description["arrays_sha256"] != hashlib.sha256(payload).hexdigest():
             raise ValueError("the arrays do not match their digest")
-        return description["written"], _from_parts(load_tensors(payload), description)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        warnings.warn(f"unit `{path.name}` is damaged and counts as missing: {error}", stacklevel=3)
+        unit = _from_parts(load_tensors(payload), description)
+        check_unit(unit)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = printable(f"unit `{path.name}` is damaged and counts as missing: {error}")
+        warnings.warn(reason, stacklevel=3)
         return None
+    return description["written"], unit
 
 
 def _digest(description: Mapping[str, Any]) -> str:
