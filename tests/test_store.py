@@ -36,7 +36,10 @@ def unit(*, key=KEY, metrics=("m1",), shift=0.0):
         about={
             **dict.fromkeys(("dataset_revision", "model", "model_digest", "explainer"), "any"),
             **dict.fromkeys(("interpeval", "torch", "captum"), "1"),
-            **{"dataset": "größe ✓", "seed": 0, "explainer_params": '{"a": 0.1}', "device": "cpu"},
+            "dataset": "größe ✓",
+            "seed": 0,
+            "explainer_params": '{"a": 0.1}',
+            "device": "cpu",
         },
         ids=("a", "ü/\u2028", "c"),
         classes=torch.tensor([5, 0, 2**40]),
@@ -124,7 +127,7 @@ def test_the_comparison_sees_a_single_bit():
 def test_tensors_that_share_memory_or_are_not_contiguous_come_back(store):
     shared = torch.arange(12.0).view(1, 1, 3, 4)
     views = {"a": shared, "b": shared, "c": shared[..., 1:3], "d": shared.mT, "e": shared.expand(2, -1, -1, -1)}
-    written = replace(unit(), previews=views)
+    written = replace(unit(), attributions=views)
     store.write(written)
     assert content(store.find(KEY)[0]) == content(written)
 
