@@ -43,7 +43,9 @@ def resolve_dataset(text: str, **options: object) -> Dataset:
     spec = parse(text)
     factory = load("datasets", spec)
     if not hasattr(factory, "take"):  # asked before it is called: a name in a suite must not call any function there is
-        raise TypeError(f"`{spec.name}` must be a dataset, a class with `take` (see `interpeval.datasets.base.Dataset`)")
+        raise TypeError(
+            f"`{spec.name}` must be a dataset, a class with `take` (see `interpeval.datasets.base.Dataset`)"
+        )
     taken = inspect.signature(factory).parameters if callable(factory) else {}
     params: dict[str, Any] = {name: value for name, value in options.items() if name in taken} | dict(spec.params)
     if "labels" in params and "label_map" in taken:  # a field cannot be called so: `labels` are those of the samples

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .files import DatasetError
-from .limited_reading import MEBIBYTE, read_bytes, unpacked
+from .limited_reading import MEBIBYTE
 from .torchvision_arrays import TorchvisionArrays
 
 _PART = {"train": "train", "test": "t10k"}
@@ -85,16 +85,16 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
     Raises:
         DatasetError: it is no such file, or is shorter or longer than its head says.
-        ValueError, OSError, EOFError, zlib.error: it is far too large, or cannot be read.
     """
-    content = read_bytes(path, most=_MOST)
-    if path.suffix == ".gz":
-        content = unpacked(BytesIO(content), most=_MOST)
-    head, data = content[:4], content[4:]
-    if len(head) < 4 or head[:3] != _BYTES:
-        raise DatasetError(f"`{path}` must be an IDX file of bytes (beginning with 00 00 08), begins with {head!r}")
-    sizes, data = data[: 4 * head[3]], data[4 * head[3] :]
-    shape = tuple(int.from_bytes(sizes[start : start + 4], "big") for start in range(0, 4 * head[3], 4))
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:3] != _BYTES:
+            raise DatasetError(f"`{path}` must be an IDX file of bytes (beginning with 00 00 08), begins with {head!r}")
+        sizes = file.read(4 * head[3])
+        shape = tuple(int.from_bytes(sizes[start : start + 4], "big") for start in range(0, 4 * head[3], 4))
+        if prod(shape) > _MOST:
+            raise DatasetError(f"`{path}` must hold at most {_MOST} bytes, its head says {prod(shape)}: it is damaged")
+        data = file.read(prod(shape) + 1)  # no more: an archive may unpack to any size
     if len(data) != prod(shape):
         found = "less" if len(data) < prod(shape) else "more"
         raise DatasetError(

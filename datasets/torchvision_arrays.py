@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from .base import ArrayDataset, Arrays, Batch, Normalization
 from .files import NORMALIZATIONS, DatasetError
 
-
 # RuntimeError is torchvision's; LookupError, TypeError and what follows come of files that hold something else.
 _OF_READERS = (
     RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError,

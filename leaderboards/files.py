@@ -31,7 +31,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     beside = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(beside, "xb", opener=_not_writable_for_all) as file:  # noqa: PTH123  # `Path.open` takes no opener
+        with open(beside, "xb", opener=_not_writable_for_all) as file:
             rights = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             beside.chmod(stat.S_IRUSR | stat.S_IWUSR)
             file.write(data)

@@ -6,13 +6,13 @@ the tables of `KEPT`, which are tried first.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import hashlib
 import json
 import os
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -109,15 +109,26 @@ def as_json(content):
 
 
 SUITE = suites()["quickstart"].read_bytes()
-TOML = (b"[", b"[[", b"]", b'"', b"'''", b"= 0x" + b"f" * 5000, b"\n[a.b]\n", b"inf", b"nan", b"1979-05-27", b"{", b"\\")
+TOML = (
+    b"[",
+    b"[[",
+    b"]",
+    b'"',
+    b"'''",
+    b"= 0x" + b"f" * 5000,
+    b"\n[a.b]\n",
+    b"inf",
+    b"nan",
+    b"1979-05-27",
+    b"{",
+    b"\\",
+)
 
 
 def read_suite(path):
     path.with_suffix(".toml").write_bytes(path.read_bytes())
-    try:
+    with contextlib.suppress(SuiteError):
         load_suite(str(path.with_suffix(".toml")))
-    except SuiteError:
-        pass
 
 
 RECORDS = [record(0.5, ci_low=0.25, ci_high=1.0), record(None, kind="not_applicable", source="why", metric="f1")]
@@ -147,20 +158,16 @@ def read_scores(path):
     board = path.with_name("board.csv")
     write_baseline(scores_file(), board)
     scores_path(board).write_bytes(gzip.compress(path.read_bytes(), 1))
-    try:
+    with contextlib.suppress(ValueError):
         read_baseline(board)
-    except ValueError:
-        pass
 
 
 def read_packed_scores(path):
     board = path.with_name("board.csv")
     write_baseline(scores_file(), board)
     scores_path(board).write_bytes(path.read_bytes())
-    try:
+    with contextlib.suppress(ValueError):
         read_baseline(board)
-    except ValueError:
-        pass
 
 
 def coco(tmp_path):
@@ -175,23 +182,30 @@ def read_coco(path):
             size = tuple(min(length, 64) for length in image.size)  # that of the image, which is opened first
             for truth in ("segmentation", "box"):
                 for one in image.objects:
-                    try:
+                    with contextlib.suppress(BadSampleError):
                         object_mask([one], size, truth=truth, path=path)
-                    except BadSampleError:
-                        pass
     except DatasetError:
         pass
 
 
 VOC = document(thing("cat", 1, 1, 4, 3), thing("dog", 2.5, 1, 4, 3, difficult=1), size=(6, 8)).encode()
-XML = (b"<!DOCTYPE a [", b'<!ENTITY x "y">]>', b"&x;", b"<a>" * 70, b"<![CDATA[", b"1e999", b"nan", b"-7", b"\0", b"\xff")
+XML = (
+    b"<!DOCTYPE a [",
+    b'<!ENTITY x "y">]>',
+    b"&x;",
+    b"<a>" * 70,
+    b"<![CDATA[",
+    b"1e999",
+    b"nan",
+    b"-7",
+    b"\0",
+    b"\xff",
+)
 
 
 def read_voc(path):
-    try:
+    with contextlib.suppress(BadSampleError):
         box_mask(read_annotation(path).objects, (6, 8), path=path)
-    except BadSampleError:
-        pass
 
 
 def sound_unit():
@@ -203,7 +217,11 @@ def sound_unit():
         {**ABOUT, **dict.fromkeys(("interpeval", "torch", "captum", "device"), "1")},
         ("a", "b", "c#1"),
         torch.tensor([0, 1, 1]),
-        {"m1": MetricResult("m", 1, "", ("items", "classes"), {"": Facts(True, (0.0, 1.0), 0.5)}, {"": scores}, 1.0, 2)},
+        {
+            "m1": MetricResult(
+                "m", 1, "", ("items", "classes"), {"": Facts(True, (0.0, 1.0), 0.5)}, {"": scores}, 1.0, 2
+            )
+        },
         faults=({"kind": "exception", "message": "\x1b[2J", "ids": ["c#1"]},),
         previews={"images": torch.zeros(1, 1, 2, 2), "heatmaps": torch.zeros(1, 2, 2)},
     )
@@ -237,7 +255,8 @@ def find(folder, description, arrays):
 
 ABOUT = {
     **dict.fromkeys(("dataset", "dataset_revision", "model", "model_digest", "explainer"), "any"),
-    **{"explainer_params": "{}", "seed": 0},
+    "explainer_params": "{}",
+    "seed": 0,
 }
 MANIFEST = {
     "schema": 1, "suite": {"name": "mine", "experiments": [{"dataset": "digits", "limit": None}]}, "command": "run",
@@ -281,17 +300,13 @@ def safetensors_of(header, data):
 def read_pickled(path):
     file = path.with_suffix(".pt")
     file.write_bytes(path.read_bytes())
-    try:
+    with contextlib.suppress(ValueError):
         weights.load(nn.Linear(2, 1), file)
-    except ValueError:
-        pass
 
 
 def read_checkpoint(path):
-    try:
+    with contextlib.suppress(ValueError):
         Checkpoint(path, {}).read()
-    except ValueError:
-        pass
 
 
 def read_tar(path):
@@ -313,10 +328,8 @@ def read_mnist(path):
 def read_drawings(path):
     file = path.with_suffix(".ndjson")
     file.write_bytes(path.read_bytes())
-    try:
+    with contextlib.suppress(DatasetError):
         _ = QuickDraw(file, words="cat").ids
-    except DatasetError:
-        pass
 
 
 def torch_file(tmp_path, content):
