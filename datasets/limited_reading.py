@@ -8,7 +8,7 @@ import math
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ def _marks(data: NDArray[np.uint8]) -> NDArray[np.int8]:
     for characters, mark in ((b"[{", 1), (b"]}", -1), (b'"', 0)):
         table[list(characters)] = mark
     marks = table[data]
-    return cast("NDArray[np.int8]", marks[marks != 2])
+    return marks[marks != 2]
 
 
 def _without_escapes(data: bytes) -> bytes:
