@@ -30,8 +30,11 @@ def shown(text: str) -> str:
 
 
 def refuse(message: str) -> NoReturn:
-    """Say what is wrong with the input and leave with exit code 2; control characters in it are shown escaped."""
+    """Say what is wrong with the input and leave with exit code 2; control characters in it are shown escaped.
+
+    Further lines are indented: a name with a line break cannot look like another message.
+    """
     from ..leaderboards.names import printable
 
-    click.echo("interpeval: " + "\n".join(map(printable, message.split("\n"))), err=True)
+    click.echo("interpeval: " + "\n  ".join(map(printable, message.split("\n"))), err=True)
     sys.exit(UNUSABLE)

@@ -33,7 +33,7 @@ class _Subject(BaseModel):
     model_digest: str
     explainer: str
     explainer_params: str
-    seed: _Whole
+    seed: int
 
 
 class _MadeBy(_Subject):
@@ -89,7 +89,7 @@ class _Manifest(BaseModel):
 
     suite: _Suite = _Suite()
     command: str = ""
-    seed: _Whole
+    seed: int
     started: str
     finished: str | None
     versions: dict[str, str] = {}

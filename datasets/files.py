@@ -538,15 +538,20 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         DatasetError: the path leads out of the folder, by itself or by a link, is absolute, or is none.
     """
-    if "\0" in name:
-        raise DatasetError(f"file name {name!r} must lead to a file in `{folder}`, but no file can be called so")
-    for kind in (PurePosixPath, PureWindowsPath):  # a name that is harmless here may not be so elsewhere
-        path = kind(name)
-        if path.is_absolute() or path.drive or ".." in path.parts or not path.parts:
-            raise DatasetError(f"file name `{name}` must lead to a file in `{folder}`, but it leads out of it")
+    if not is_inner(name):
+        raise DatasetError(f"file name `{name}` must lead to a file in `{folder}`, but it leads out of it")
     if leads_out(folder / name, folder):
         raise DatasetError(f"file name `{name}` must lead to a file in `{folder}`, but a link leads out of it")
     return folder / name
+
+
+def is_inner(name: str) -> bool:
+    """Whether a path, with `/` or the system's separator, stays in the folder it begins in, but for links."""
+    for kind in (PurePosixPath, PureWindowsPath):  # a name that is harmless here may not be so elsewhere
+        path = kind(name)
+        if path.is_absolute() or path.drive or ".." in path.parts or not path.parts:
+            return False
+    return "\0" not in name
 
 
 def files_in(folder: Path) -> Iterator[Path | BadSampleError]:
@@ -578,8 +583,7 @@ def files_in(folder: Path) -> Iterator[Path | BadSampleError]:
 
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether links make a path in a folder lead to a place outside of it."""
-    real, root = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([real, root]) != root
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _decoded(path: Path, source: Path | BytesIO, *, upright: bool) -> Image.Image:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from .files import BadSampleError, DatasetError, inside
+from .files import BadSampleError, DatasetError, is_inner
 
 UNSAFE = "archive member that is no plain file within the archive"
 _BLOCK = 512
@@ -67,7 +67,7 @@ def _members(
             stop = member.offset_data + member.size
             if member.isdir():
                 continue
-            if not member.isreg() or member.issparse() or not _leads_inside(member.name):
+            if not member.isreg() or member.issparse() or not is_inner(member.name):
                 yield BadSampleError(path, UNSAFE, f"`{member.name}`")
                 continue
             if member.size < 0 or not start <= member.offset_data <= stop <= end:
@@ -81,11 +81,3 @@ def _members(
         file.seek(archive.offset)
         if archive.offset + _BLOCK > end or any(file.read(_BLOCK)):
             raise DatasetError(f"`{path}` is truncated or damaged after {archive.offset} bytes: it has no end mark")
-
-
-def _leads_inside(name: str) -> bool:
-    try:
-        inside(Path(), name)
-    except DatasetError:
-        return False
-    return True

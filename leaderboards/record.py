@@ -88,7 +88,7 @@ class Record(BaseModel):
     n_invalid: Count
     n_degenerate: Count
     n_no_truth: Count
-    seed: Whole
+    seed: int
     seconds: float | None = None
     passes: float | None = None
     interpeval: str
