@@ -26,7 +26,7 @@ from .plan import Inapplicable, Plan, Row, make_plan
 from .resolve import check_model_name, resolve_dataset, resolve_explainer, resolve_model
 from .results import Results
 from .store import Store, Unit
-from .stored import read_manifest
+from .stored import check_manifest, read_object
 from .suite import Experiment, Suite
 
 SCHEMA = 1
@@ -135,7 +135,8 @@ class Manifest:
         if not path.is_file():
             raise FileNotFoundError(f"`{folder}` holds no run: there is no {MANIFEST} in it")
         try:
-            content = read_manifest(path, schema=SCHEMA)
+            content = read_object(path, schema=SCHEMA)
+            check_manifest(content)
         except ValueError as error:
             raise ValueError(f"`{path}` cannot be read: {error}; move it away to start anew") from error
         return cls(folder, content)

@@ -21,7 +21,7 @@ from ..datasets.limited_reading import MEBIBYTE, read_bytes
 from ..leaderboards.files import write_whole
 from ..leaderboards.names import printable
 from ..metrics.base import Facts, Scores
-from .stored import check_unit, read_description
+from .stored import check_description, check_unit, read_object
 
 SCHEMA = 1
 _MOST = 16384 * MEBIBYTE  # what kept attributions of a shard of large images may have
@@ -128,9 +128,10 @@ def digest_of(facts: Mapping[str, Any]) -> str:
 def _read(path: Path) -> tuple[int, Unit] | None:
     """Read a unit, with the time it was written; `None` if it is not whole."""
     try:
-        description = read_description(path, schema=SCHEMA)
+        description = read_object(path, schema=SCHEMA)
         if description["sha256"] != _digest(description):
             raise ValueError("the description does not match its digest")
+        check_description(description)
         payload = read_bytes(path.with_suffix(".safetensors"), most=_MOST)
         if description["arrays_sha256"] != hashlib.sha256(payload).hexdigest():
             raise ValueError("the arrays do not match their digest")

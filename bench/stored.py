@@ -139,19 +139,33 @@ class _Description(BaseModel):
     written: int
 
 
-def read_manifest(path: Path, *, schema: int) -> dict[str, Any]:
-    """Read `run.json`.
+def read_object(path: Path, *, schema: int) -> dict[str, Any]:
+    """Read the JSON object of a schema that a file holds.
 
     Raises:
         ValueError: it is none, or of another schema; the message says what is wrong and does not name the file.
         OSError: it cannot be read.
     """
-    return _read(path, _Manifest, schema)
+    content = read_json(path, most=_MOST)
+    if not isinstance(content, Mapping) or "schema" not in content:
+        raise ValueError("it must be an object with a `schema`")
+    if content["schema"] != schema:
+        raise ValueError(f"its schema is {content['schema']}, this version reads {schema}")
+    return dict(content)
 
 
-def read_description(path: Path, *, schema: int) -> dict[str, Any]:
-    """Read the description of a unit; what it raises is as in `read_manifest`."""
-    return _read(path, _Description, schema)
+def check_manifest(content: Mapping[str, Any]) -> None:
+    """Check what `run.json` holds.
+
+    Raises:
+        ValueError: something is missing or is not what it must be; it is named.
+    """
+    _check(content, _Manifest)
+
+
+def check_description(content: Mapping[str, Any]) -> None:
+    """Check what the description of a unit holds; what it raises is as in `check_manifest`."""
+    _check(content, _Description)
 
 
 def check_unit(unit: Unit) -> None:
@@ -195,16 +209,10 @@ def _check_previews(unit: Unit, count: int) -> None:
             raise ValueError(f"the previews `{name}` must have {axes} axes for {number} samples, are {part.shape}")
 
 
-def _read(path: Path, shape: type[BaseModel], schema: int) -> dict[str, Any]:
-    content = read_json(path, most=_MOST)
-    if not isinstance(content, Mapping) or "schema" not in content:
-        raise ValueError("it must be an object with a `schema`")
-    if content["schema"] != schema:
-        raise ValueError(f"its schema is {content['schema']}, this version reads {schema}")
+def _check(content: Mapping[str, Any], shape: type[BaseModel]) -> None:
     try:
         shape.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"`{place}`: {first['msg']}") from None
-    return dict(content)

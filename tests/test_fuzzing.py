@@ -375,6 +375,29 @@ def test_what_was_found_once_is_refused(tmp_path, read, data):
     tried(tmp_path, data, read)
 
 
+def test_what_is_sound_is_read(tmp_path):
+    """Readers that refuse everything would pass all that follows."""
+    path = tmp_path / "file"
+    path.write_bytes(TABLE)
+    assert read_csv(path) == RECORDS
+    write_baseline(scores_file(), tmp_path / "board.csv")
+    assert [len(samples.ids) for samples in read_baseline(tmp_path / "board.csv").samples.values()] == [2]
+    path.write_bytes(as_json(coco(tmp_path)))
+    [image] = read_annotations(path).images
+    sums = [object_mask([one], image.size, truth="box", path=path).sum() for one in image.objects]
+    assert sums == [4, 4, 4]
+    path.write_bytes(VOC)
+    assert [one.name for one in read_annotation(path).objects] == ["cat", "dog"]
+    description, arrays = stored(tmp_path)
+    [one] = find(tmp_path, description, arrays)
+    assert len(Results([one]).records) == 2
+    (tmp_path / "run.json").write_bytes(as_json(MANIFEST))
+    assert Manifest.read(tmp_path).content == MANIFEST
+    (tmp_path / "cat.ndjson").write_bytes(as_json({"word": "cat", "drawing": [[[0, 255], [0, 9]]]}) + b"\n")
+    (tmp_path / "cat.ndjson").write_bytes((tmp_path / "cat.ndjson").read_bytes() * 5)
+    assert len(QuickDraw(tmp_path, words="cat").ids) == 1
+
+
 @tries(60)
 @given(st.data())
 def test_suites(tmp_path, data):

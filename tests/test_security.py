@@ -157,6 +157,7 @@ print(json.dumps([during, sorted(set(asked))]))
 """
 
 
+@pytest.mark.slow
 def test_nothing_asks_the_network_unless_told_to(tmp_path):
     """Python reports every use of a socket, of whatever library, and here refuses it."""
     environment = {**os.environ, "INTERPEVAL_CACHE": str(tmp_path / "cache")}
