@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,11 @@ import torch
 from ..leaderboards.files import write_whole
 
 _FORMAT = 1
+NOT_A_PICKLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError,
+    OverflowError, MemoryError, struct.error,
+)  # fmt: skip
+"""What `torch.load` raises for files that hold something else than it expects."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Checkpoint:
     def _content(self) -> Mapping[str, Any]:
         try:
             content: Any = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
+        except NOT_A_PICKLE as error:
             raise ValueError(f"checkpoint `{self.path}` is damaged, remove it to start anew: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(f"`{self.path}` is no checkpoint of this version, remove it to start anew")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.version_option(package_name="interpeval")
 def main() -> None:
     """Measure how good the explanations of image models are."""
+    os.umask(os.umask(0o077) | 0o002)  # whatever the umask says, nothing is written that everybody can change
 
 
 main.add_command(compare_command)
@@ -130,7 +132,7 @@ def train_command(model: str, dataset: str, out: Path, **options: Any) -> None:
     try:
         trained = guarded(lambda: _train(model, dataset, out, options))
     except FloatingPointError as error:
-        click.echo(f"interpeval: {error}", err=True)
+        click.echo(f"interpeval: {shown(str(error))}", err=True)
         sys.exit(FAULTY)
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted. {_how_to_resume(out)}", err=True)
@@ -181,9 +183,11 @@ def _how_to_resume(out: Path) -> str:
 )
 def scores_command(folder: Path, out: Path) -> None:
     """Write the per-sample scores of a run as CSV."""
+    from ..leaderboards.csv_table import inert
+
     results = guarded(lambda: _load(folder))
     frame = results.scores
-    guarded(lambda: frame.to_csv(out, index=False, float_format="%.9g", lineterminator="\n"))
+    guarded(lambda: inert(frame).to_csv(out, index=False, float_format="%.9g", lineterminator="\n"))
     click.echo(f"{len(frame)} rows written to {out}")
 
 
@@ -194,12 +198,13 @@ def status_command(folder: Path) -> None:
     from tabulate import tabulate
 
     rows, content = guarded(lambda: _progress(folder))
-    click.echo(tabulate(rows, headers="keys", tablefmt="simple"))
+    shown_rows = [{name: shown(str(value)) for name, value in row.items()} for row in rows]
+    click.echo(tabulate(shown_rows, headers="keys", tablefmt="simple"))
     finished, planned = sum(row["finished"] for row in rows), sum(row["units"] for row in rows)
     ended = content["finished"] or "not yet"
-    click.echo(f"\n{finished} of {planned} units finished; started {content['started']}, ended {ended}")
+    click.echo("\n" + shown(f"{finished} of {planned} units finished; started {content['started']}, ended {ended}"))
     for failure in content["failures"]:
-        click.echo(f"failed: {failure['explainer'] or failure['model']}: {failure['message']}")
+        click.echo(shown(f"failed: {failure['explainer'] or failure['model']}: {failure['message']}"))
 
 
 @main.command("board")
@@ -401,17 +406,17 @@ def _report(outcome: Outcome, folder: Path) -> None:
     click.echo(outcome.results.table())
     for dataset, counts in outcome.left_out.items():
         listed = "; ".join(f"{count} × {shown(reason)}" for reason, count in sorted(counts.items()))
-        click.echo(f"\nleft out of {dataset}: {listed}")
+        click.echo(f"\nleft out of {shown(dataset)}: {listed}")
     faults = outcome.results.faults
     if faults or outcome.failures:
         click.secho("\nWhat went wrong (the other rows are not affected):", bold=True)
     for fault in faults:
         samples = f" on {len(fault['ids'])} samples" if fault["ids"] else ""
         subject = fault["explainer"] or fault["model"]
-        click.echo(f"  {fault['dataset']} · {subject}: {fault['kind']}{samples}: {shown(fault['message'])}")
+        click.echo(shown(f"  {fault['dataset']} · {subject}: {fault['kind']}{samples}: {fault['message']}"))
     for failure in outcome.failures:
         subject = failure.about["explainer"] or failure.about["model"]
-        click.echo(f"  {failure.about['dataset']} · {subject}: a unit failed: {shown(failure.message)}")
+        click.echo(shown(f"  {failure.about['dataset']} · {subject}: a unit failed: {failure.message}"))
     reused = f", {outcome.reused} of its samples taken from earlier work" if outcome.reused else ""
     made = "report.html, leaderboard.csv, run.json, gallery.png, *_curves.png, units/"
     click.echo(f"\n{outcome.seconds:.0f} s{reused}. In {folder}: {made}")

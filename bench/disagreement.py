@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..baselines.base import Interpretable
 from ..datasets.base import Dataset
 from ..datasets.philox import sample_keys
+from ..leaderboards.csv_table import inert
 from ..leaderboards.depths import DepthGroup, depths_figure
 from ..leaderboards.files import write_whole
 from ..metrics.disagreement import DepthComparison, Space, combined_p_value, compare_depths, rank_of_class
@@ -67,7 +68,7 @@ class Report:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         table, picture = folder / "disagreement.csv", folder / "disagreement.png"
-        write_whole(table, self.frame.to_csv(index=False, float_format="%.9g").encode())
+        write_whole(table, inert(self.frame).to_csv(index=False, float_format="%.9g").encode())
         groups = list(self._groups())
         if not groups:
             return [table]

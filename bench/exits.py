@@ -23,15 +23,18 @@ def guarded(call: Callable[[], Any], *more: type[Exception]) -> Any:
 
 
 def shown(text: str) -> str:
-    """Return a text of others for the terminal: control characters are escaped, and no more than 500 are shown."""
+    """Return a text of others for the terminal: what does not print is escaped, and no more than 500 are shown."""
     from ..leaderboards.names import printable
 
     return printable(text)[:500]
 
 
 def refuse(message: str) -> NoReturn:
-    """Say what is wrong with the input and leave with exit code 2; control characters in it are shown escaped."""
+    """Say what is wrong with the input and leave with exit code 2; control characters in it are shown escaped.
+
+    Further lines are indented: a name with a line break cannot look like another message.
+    """
     from ..leaderboards.names import printable
 
-    click.echo("interpeval: " + "\n".join(map(printable, message.split("\n"))), err=True)
+    click.echo("interpeval: " + "\n  ".join(map(printable, message.split("\n"))), err=True)
     sys.exit(UNUSABLE)

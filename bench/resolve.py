@@ -42,6 +42,10 @@ def resolve_dataset(text: str, **options: object) -> Dataset:
     """Return the dataset called `name?argument=value`; `options` are further arguments, for datasets that take them."""
     spec = parse(text)
     factory = load("datasets", spec)
+    if not hasattr(factory, "take"):  # asked before it is called: a name in a suite must not call any function there is
+        raise TypeError(
+            f"`{spec.name}` must be a dataset, a class with `take` (see `interpeval.datasets.base.Dataset`)"
+        )
     taken = inspect.signature(factory).parameters if callable(factory) else {}
     params: dict[str, Any] = {name: value for name, value in options.items() if name in taken} | dict(spec.params)
     if "labels" in params and "label_map" in taken:  # a field cannot be called so: `labels` are those of the samples
@@ -60,10 +64,11 @@ def resolve_explainer(text: str) -> Explainer:
 def resolve_metric(text: str) -> Metric:
     """Return the metric called `name?argument=value`."""
     spec = parse(text)
-    metric = _construct(load("metrics", spec), spec, "metric")
-    if not isinstance(metric, Metric):
+    found = load("metrics", spec)
+    # Asked before it is called: a name in a suite must not call any function there is.
+    if not (issubclass(found, Metric) if isinstance(found, type) else isinstance(found, Metric)):
         raise TypeError(f"`{spec.name}` must be a metric (a subclass of `interpeval.metrics.base.Metric`)")
-    return metric
+    return _construct(found, spec, "metric")
 
 
 def check_model_name(text: str) -> None:

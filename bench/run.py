@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..baselines.base import Explainer
 from ..datasets.base import Dataset
 from ..leaderboards.files import write_whole
+from ..leaderboards.names import printable
 from ..metrics.base import Metric
 from .cases import explain_cases
 from .engine import Failure, Options, device_name, drain, versions
@@ -26,6 +27,7 @@ from .plan import Inapplicable, Plan, Row, make_plan
 from .resolve import check_model_name, resolve_dataset, resolve_explainer, resolve_model
 from .results import Results
 from .store import Store, Unit
+from .stored import check_manifest, read_object
 from .suite import Experiment, Suite
 
 SCHEMA = 1
@@ -135,10 +137,9 @@ class Manifest:
         if not path.is_file():
             raise FileNotFoundError(f"`{folder}` holds no run: there is no {MANIFEST} in it")
         try:
-            content = json.loads(path.read_bytes())
-            if content["schema"] != SCHEMA:
-                raise ValueError(f"its schema is {content['schema']}, this version reads {SCHEMA}")
-        except (ValueError, KeyError, TypeError) as error:
+            content = read_object(path, schema=SCHEMA)
+            check_manifest(content)
+        except ValueError as error:
             raise ValueError(f"`{path}` cannot be read: {error}; move it away to start anew") from error
         return cls(folder, content)
 
@@ -252,7 +253,7 @@ def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failur
     with tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
 
         def name(row: Row) -> None:
-            bar.set_postfix_str(f"{row.about['model']} {row.about['explainer']}".strip())
+            bar.set_postfix_str(printable(f"{row.about['model']} {row.about['explainer']}".strip()))
 
         def advance(_: Row, samples: int) -> None:
             bar.update(samples)

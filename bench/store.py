@@ -17,10 +17,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ..datasets.limited_reading import MEBIBYTE, read_bytes
 from ..leaderboards.files import write_whole
+from ..leaderboards.names import printable
 from ..metrics.base import Facts, Scores
+from .stored import check_description, check_unit, read_object
 
 SCHEMA = 1
+_MOST = 16384 * MEBIBYTE  # what kept attributions of a shard of large images may have
 _SCORE_ARRAYS = ("values", "status", "variance")
 
 
@@ -141,18 +145,20 @@ def digest_of(facts: Mapping[str, Any]) -> str:
 def _read(path: Path) -> tuple[int, Unit] | None:
     """Read a unit, with the time it was written; `None` if it is not whole."""
     try:
-        description = json.loads(path.read_bytes())
-        if description["schema"] != SCHEMA:
-            raise ValueError(f"its schema is {description['schema']}, this version reads {SCHEMA}")
+        description = read_object(path, schema=SCHEMA)
         if description["sha256"] != _digest(description):
             raise ValueError("the description does not match its digest")
-        payload = path.with_suffix(".safetensors").read_bytes()
+        check_description(description)
+        payload = read_bytes(path.with_suffix(".safetensors"), most=_MOST)
         if description["arrays_sha256"] != hashlib.sha256(payload).hexdigest():
             raise ValueError("the arrays do not match their digest")
-        return description["written"], _from_parts(load_tensors(payload), description)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        warnings.warn(f"unit `{path.name}` is damaged and counts as missing: {error}", stacklevel=4)
+        unit = _from_parts(load_tensors(payload), description)
+        check_unit(unit)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = printable(f"unit `{path.name}` is damaged and counts as missing: {error}")
+        warnings.warn(reason, stacklevel=4)
         return None
+    return description["written"], unit
 
 
 def _digest(description: Mapping[str, Any]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..datasets.limited_reading import MEBIBYTE, read_text
 
 _SUITES = Path(__file__).parent / "suites"
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -35,7 +38,7 @@ class Experiment(BaseModel):
     model: Name
     explainers: tuple[Name, ...] = Field(strict=False, min_length=1)
     metrics: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, lt=2**63)
 
 
 class Suite(BaseModel):
@@ -52,7 +55,7 @@ class Suite(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     description: str = ""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     experiments: tuple[Experiment, ...] = Field(strict=False, min_length=1)
 
 
@@ -81,11 +84,11 @@ def load_suite(name_or_path: str) -> Suite:
 
 def _read(path: Path) -> Suite:
     try:
-        return Suite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"suite file `{path}` is not TOML: {error}") from error
+        return Suite.model_validate(tomllib.loads(read_text(path, most=MEBIBYTE)))
     except ValidationError as error:
         raise SuiteError("\n".join(_lines(path, error))) from error
+    except (ValueError, RecursionError) as error:
+        raise SuiteError(f"suite file `{path}` is not TOML: {error}") from error
 
 
 def _lines(path: Path, error: ValidationError) -> list[str]:
@@ -101,6 +104,14 @@ def _lines(path: Path, error: ValidationError) -> list[str]:
             known = list((Suite if len(problem["loc"]) == 1 else Experiment).model_fields)
             near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
             message = "unknown key" + (f", did you mean `{near[0]}`?" if near else f"; known are {', '.join(known)}")
-        found = "" if problem["type"] in {"missing", "extra_forbidden"} else f", was {problem['input']!r}"
+        found = "" if problem["type"] in {"missing", "extra_forbidden"} else f", was {_shown(problem['input'])}"
         lines.append(f"suite file `{path}`: `{place}`: {message}{found}")
     return lines
+
+
+def _shown(value: object) -> str:
+    """Show what was found, but not all of what has no end."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes out no number of thousands of digits
+        return f"a {type(value).__name__} too long to show"

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..baselines.base import DEFAULT_THREADS, TrainableModel, model_name
 from ..datasets.base import Batch, Dataset
+from ..leaderboards.names import printable
 from .checkpoint import Checkpoint
 from .generators import read_generators, seeded, write_generators
 from .optimisation import make_optimizer, make_schedule, whole
@@ -288,7 +289,7 @@ def _bar(title: str, total: int, done: int, progress: bool) -> tqdm[Any]:
     return tqdm(
         total=total,
         initial=done,
-        desc=f"training {title}",
+        desc=printable(f"training {title}"),
         unit="step",
         disable=not progress,
         mininterval=interval,

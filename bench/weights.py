@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import stat
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 
 from ..baselines.base import TrainableModel
 from ..datasets.base import Dataset
+from ..datasets.limited_reading import parse_json
 from ..leaderboards.files import write_whole
+from ..leaderboards.names import printable
 from . import training
+from .checkpoint import NOT_A_PICKLE
 from .store import digest_of
 
 PICKLED = (".pt", ".pth", ".th")
@@ -259,19 +263,29 @@ def _loaded(model: nn.Module, path: Path) -> bool:
     if not path.exists():
         return False
     try:
+        _check_own(path.parent)
         load(model, path)
     except (OSError, ValueError) as error:
-        warnings.warn(f"the cached model cannot be used and is trained anew: {error}", stacklevel=4)
+        warnings.warn(printable(f"the cached model cannot be used and is trained anew: {error}"), stacklevel=4)
         return False
     return True
 
 
+def _check_own(folder: Path) -> None:
+    """Raise where anybody may have put a file: it would be taken for what was trained here."""
+    for place in (folder, folder.parent):
+        if place.stat().st_mode & stat.S_IWOTH:
+            raise ValueError(f"everybody can write to `{place}`: take that right away (`chmod o-w`)")
+
+
 def _keep(model: nn.Module, path: Path, facts: Mapping[str, Any]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=stat.S_IRWXU, exist_ok=True)
         save(model, path, header_of(facts))
     except OSError as error:
-        warnings.warn(f"the trained model cannot be kept in the cache, set INTERPEVAL_CACHE: {error}", stacklevel=4)
+        reason = printable(f"the trained model cannot be kept in the cache, set INTERPEVAL_CACHE: {error}")
+        warnings.warn(reason, stacklevel=4)
 
 
 def _source_digest(model_class: type[TrainableModel]) -> str:
@@ -301,7 +315,7 @@ def _with_siblings(path: Path, found: dict[Path, bytes]) -> dict[Path, bytes]:
 
 def _from_json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text.encode())
     except ValueError:
         return text
 
@@ -346,10 +360,10 @@ def _read_pickled(path: Path, *, trust: bool) -> dict[str, Tensor]:
             "from a weights file is not run: save `model.state_dict()` alone, or, if you trust whoever wrote the file, "
             "give `--trust` (in Python `trust=True`)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise ValueError(f"`{path}` is damaged or was not written by `torch.save`: {error}") from error
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"`{path}` needs code that is not here: {error}") from error
+    except NOT_A_PICKLE as error:
+        raise ValueError(f"`{path}` is damaged or was not written by `torch.save`: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if isinstance(content, nn.Module):

@@ -220,8 +220,8 @@ class Bam(FileDataset):
         folder = inside(Path(self.scenes).expanduser(), name)
         if not folder.is_dir():
             raise DatasetError(f"`scenes` must hold a folder of images for each scene, `{folder}` is not there")
-        files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        return {f"{name}/{path.name}": path for path in files}
+        names = (path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        return {f"{name}/{file}": inside(folder, file) for file in names}
 
     def _part(self, found: dict[str, _T], what: str) -> list[_T]:
         """Shuffle images by their names, and return those that this split uses."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections import Counter, defaultdict
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as pycocotools_mask
 
 from .files import BadSampleError, DatasetError, open_image
+from .limited_reading import MEBIBYTE, read_json
 
 Truth = Literal["segmentation", "box"]
 Size = tuple[int, int]
@@ -23,6 +23,8 @@ _CODES = cast("Any", pycocotools_mask)  # its stub does not know that it takes p
 NO_IMAGE = "annotation of an image that is not listed"
 BROKEN_OBJECT = "annotation that cannot be a mask"
 OTHER_SIZE = "image of another size than its annotation says"
+_MOST = 4096 * MEBIBYTE  # the largest files in use have one and a half thousand
+_RUN_BITS = 60
 
 
 class CocoObject(NamedTuple):
@@ -88,11 +90,13 @@ def read_annotations(path: Path) -> CocoAnnotations:
     index = {category["id"]: number for number, category in enumerate(categories)}
     objects: defaultdict[Any, list[CocoObject]] = defaultdict(list)
     for each in annotations:
-        if each.get("category_id") not in index:
+        _check_number(each, "image_id", path)
+        _check_number(each, "category_id", path)
+        if each["category_id"] not in index:
             raise DatasetError(
-                f"`{path}`: annotation {each['id']} has the category {each.get('category_id')!r}, which is not listed"
+                f"`{path}`: annotation {each['id']} has the category {each['category_id']}, which is not listed"
             )
-        objects[each.get("image_id")].append(
+        objects[each["image_id"]].append(
             CocoObject(
                 each["id"],
                 index[each["category_id"]],
@@ -105,7 +109,7 @@ def read_annotations(path: Path) -> CocoAnnotations:
     return CocoAnnotations(
         tuple(category["name"] for category in categories),
         tuple(sorted(CocoImage(each["file_name"], _size(each, path), tuple(objects[each["id"]])) for each in images)),
-        tuple(each["id"] for each in annotations if each.get("image_id") not in known),
+        tuple(each["id"] for each in annotations if each["image_id"] not in known),
     )
 
 
@@ -128,7 +132,7 @@ def object_mask(objects: Iterable[CocoObject], size: Size, *, truth: Truth, path
     for each in objects:
         try:
             union |= _filled(each.box, size) if truth == "box" else _segmented(each.segmentation, size)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise BadSampleError(path, BROKEN_OBJECT, f"annotation {each.id}: {error}") from error
     return union
 
@@ -156,8 +160,8 @@ def open_annotated(path: Path, size: Size, *, data: bytes | None = None) -> Any:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path, most=_MOST)
+    except (OSError, ValueError) as error:
         raise DatasetError(f"`annotations` must be a JSON file in COCO's format, `{path}` is not: {error}") from error
     if not isinstance(content, dict):
         raise DatasetError(
@@ -175,18 +179,31 @@ def _entries(content: Mapping[str, Any], key: str, path: Path) -> list[dict[str,
 
 def _check_once(entries: Sequence[Mapping[str, Any]], key: str, path: Path) -> None:
     """Check that every entry has a `key` of its own."""
-    kind = str if "name" in key else int
     for entry in entries:
-        if not isinstance(entry.get(key), kind):
-            raise DatasetError(f"`{path}`: an entry must have `{key}` ({kind.__name__}), was {entry.get(key)!r}")
+        if "name" in key:
+            _check_name(entry, key, path)
+        else:
+            _check_number(entry, key, path)
     twice = [value for value, count in Counter(entry[key] for entry in entries).items() if count > 1]
     if twice:
         raise DatasetError(f"`{path}`: `{key}` must differ between entries, {len(twice)} occur twice, as {twice[0]!r}")
 
 
+def _check_number(entry: Mapping[str, Any], key: str, path: Path) -> None:
+    if type(entry.get(key)) is not int:
+        raise DatasetError(f"`{path}`: an entry must have `{key}` (int), was {entry.get(key)!r}")
+
+
+def _check_name(entry: Mapping[str, Any], key: str, path: Path) -> None:
+    """Check for text that can be written in UTF-8: JSON's escapes can say more."""
+    name = entry.get(key)
+    if not isinstance(name, str) or any("\ud800" <= character <= "\udfff" for character in name):
+        raise DatasetError(f"`{path}`: an entry must have `{key}` (str), was {name!r}")
+
+
 def _size(image: Mapping[str, Any], path: Path) -> Size:
     size = image.get("height"), image.get("width")
-    if not all(isinstance(length, int) and length > 0 for length in size):
+    if not all(type(length) is int and length > 0 for length in size):
         raise DatasetError(f"`{path}`: image {image['id']} must have `height` and `width` in pixels, had {size}")
     return cast("Size", size)
 
@@ -250,6 +267,8 @@ def _runs(text: str) -> list[int]:
             raise ValueError(f"the run-length code has a character that no code has: {character!r}")
         value |= (bits & 31) << shift
         shift += 5
+        if shift > _RUN_BITS:
+            raise ValueError("the run-length code has a number of more digits than an image has pixels")
         if not bits & 32:
             value -= (bits & 16) << (shift - 4)  # the sign
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
@@ -275,6 +294,6 @@ def _sequence(value: Any) -> Sequence[Any]:
 
 def _numbers(values: Sequence[Any]) -> Iterator[float]:
     for value in values:
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, int | float) or not abs(value) < math.inf:
             raise ValueError(f"coordinates must be finite numbers, one was {value!r}")
         yield float(value)

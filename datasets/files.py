@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import warnings
 import weakref
 from abc import ABC, abstractmethod
@@ -38,6 +39,9 @@ NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
 )
 NO_COUNTERPART = "class without counterpart among the network's"
 MISSING = "file is missing"
+LINK_OUT = "link that leads out of its folder"
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for, whatever its name says: for others it starts programs (PostScript) or worse."""
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _AHEAD = 2  # batches that worker processes read while one is in use
 
@@ -532,13 +536,54 @@ def inside(folder: Path, name: str) -> Path:
     """Return the place of `name`, a path with `/` or the system's separator, in a folder.
 
     Raises:
-        DatasetError: the path leads out of the folder, or is absolute.
+        DatasetError: the path leads out of the folder, by itself or by a link, is absolute, or is none.
     """
+    if not is_inner(name):
+        raise DatasetError(f"file name `{name}` must lead to a file in `{folder}`, but it leads out of it")
+    if leads_out(folder / name, folder):
+        raise DatasetError(f"file name `{name}` must lead to a file in `{folder}`, but a link leads out of it")
+    return folder / name
+
+
+def is_inner(name: str) -> bool:
+    """Whether a path, with `/` or the system's separator, stays in the folder it begins in, but for links."""
     for kind in (PurePosixPath, PureWindowsPath):  # a name that is harmless here may not be so elsewhere
         path = kind(name)
         if path.is_absolute() or path.drive or ".." in path.parts or not path.parts:
-            raise DatasetError(f"file name `{name}` must lead to a file in `{folder}`, but it leads out of it")
-    return folder / name
+            return False
+    return "\0" not in name
+
+
+def files_in(folder: Path) -> Iterator[Path | BadSampleError]:
+    """Find all files in a folder and in those within it, but for hidden ones.
+
+    Links are followed, each place once.
+
+    Yields:
+        Every file; and an error, to be raised or counted, for every link that leads out of the folder: whoever packed
+        it would otherwise choose which other files of this machine are read.
+    """
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in (*folders, *names):
+            path = Path(place) / name
+            if name.startswith(".") or (path.is_symlink() and leads_out(path, folder)):
+                if name in folders:
+                    folders.remove(name)
+                if not name.startswith("."):
+                    yield BadSampleError(path, LINK_OUT, f"to `{os.path.realpath(path)}`")
+            elif name not in folders:
+                yield path
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether links make a path in a folder lead to a place outside of it."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _decoded(path: Path, source: Path | BytesIO, *, upright: bool) -> Image.Image:
@@ -547,7 +592,7 @@ def _decoded(path: Path, source: Path | BytesIO, *, upright: bool) -> Image.Imag
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which says nothing about pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
+            with Image.open(source, formats=FORMATS) as image:
                 image.load()
                 turned = ImageOps.exif_transpose(image) if upright else image
                 turned.format = image.format

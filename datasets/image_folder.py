@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, NamedTuple
@@ -22,6 +20,8 @@ from .files import (
     Listing,
     Masks,
     Record,
+    files_in,
+    inside,
     open_image,
     open_mask,
 )
@@ -108,7 +108,7 @@ class ImageFolder(FileDataset):
         if not classes:
             raise DatasetError(f"`root` must have a folder for each class, `{root}` has none")
         skipped: Counter[str] = Counter()
-        names = [*_image_names(root, skipped)]
+        names = self._image_names(root, skipped)
         skipped[NO_CLASS] += sum("/" not in name for name in names)
         names = [name for name in names if "/" in name]
         records = [Record(name.replace("#", "%23"), name, root / name, _label(name, classes)) for name in names]
@@ -140,14 +140,26 @@ class ImageFolder(FileDataset):
             case _:
                 return None
 
+    def _image_names(self, root: Path, skipped: Counter[str]) -> list[str]:
+        """Return the relative names of all images, sorted."""
+        names: list[str] = []
+        for found in files_in(root):
+            if isinstance(found, BadSampleError):
+                self.reject(skipped, found)
+            elif found.suffix.lower() in IMAGE_SUFFIXES:
+                names.append(found.relative_to(root).as_posix())
+            else:
+                skipped[NOT_AN_IMAGE] += 1
+        return sorted(names)
+
     def _with_masks(self, records: list[Record], skipped: Counter[str]) -> tuple[list[Record], list[Path]]:
         """Give every record its mask; also return the masks."""
         folder = _folder("masks", self.masks)
-        unused = {name for name in _image_names(folder, Counter()) if name.endswith(".png")}
+        unused = {name for name in self._image_names(folder, Counter()) if name.endswith(".png")}
         kept: list[Record] = []
         for record, name in zip(records, _mask_names(records), strict=True):
             if (folder / name).is_file():
-                kept.append(replace(record, annotation=folder / name))
+                kept.append(replace(record, annotation=inside(folder, name)))
             else:
                 self.reject(skipped, BadSampleError(record.path, NO_MASK, f"there is no `{folder / name}`"))
             unused.discard(name)
@@ -183,24 +195,6 @@ def _folder(argument: str, place: str | Path) -> Path:
     if not folder.is_dir():
         raise DatasetError(f"`{argument}` must be a folder, `{folder}` is none (looked in {Path.cwd()})")
     return folder
-
-
-def _image_names(root: Path, skipped: Counter[str]) -> Iterator[str]:
-    """Return the relative names of all images, sorted; folders that are links are followed, each place once."""
-    seen: set[str] = set()
-    names: list[str] = []
-    for place, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = [] if real in seen else [name for name in folders if not _hidden(name)]
-        if real in seen:
-            continue
-        seen.add(real)
-        names += [(Path(place) / name).relative_to(root).as_posix() for name in files if not _hidden(name)]
-    for name in sorted(names):
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-            yield name
-        else:
-            skipped[NOT_AN_IMAGE] += 1
 
 
 def _mask_names(records: list[Record]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +21,11 @@ from .files import (
     Listing,
     Masks,
     Record,
+    files_in,
     open_image,
     sample_name,
 )
+from .limited_reading import MEBIBYTE, read_text
 from .pascal_xml import (
     NO_ANNOTATION,
     Difficult,
@@ -49,6 +50,7 @@ NO_OBJECT = "image without an annotated object of its class"
 UNKNOWN_CLASS = "image of a class that `synsets` lacks"
 ONLY_DIFFICULT = "image whose objects are all difficult"
 _SYNSET = re.compile(r"n\d{8}")
+_MOST = 256 * MEBIBYTE  # a line for each of a million images has a quarter of it
 
 
 class _Image(NamedTuple):
@@ -276,18 +278,12 @@ def _found(place: Path) -> Iterator[_Image | BadSampleError]:
         for member in tar_members(place):
             yield member if isinstance(member, BadSampleError) else _Image(member.name, place, member)
         return
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(place, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # links may lead in circles
-            folders.clear()
-            continue
-        seen.add(real)
-        for name in names:
-            path = Path(folder) / name
-            if path.suffix != ".tar":
-                yield _Image(PurePosixPath(path.relative_to(place).as_posix()), path, None)
-                continue
+    for path in files_in(place):
+        if isinstance(path, BadSampleError):
+            yield path
+        elif path.suffix != ".tar":
+            yield _Image(PurePosixPath(path.relative_to(place).as_posix()), path, None)
+        else:
             for member in tar_members(path):
                 yield member if isinstance(member, BadSampleError) else _Image(path.stem / member.name, path, member)
 
@@ -298,7 +294,11 @@ def _box_files(place: str | Path) -> Mapping[str, Path]:
     if not place:
         return files
     folder = Path(place).expanduser()
-    for path in folder.rglob("*.xml"):
+    for path in files_in(folder):
+        if isinstance(path, BadSampleError):
+            raise path
+        if path.suffix != ".xml":
+            continue
         if path.stem in files:
             raise DatasetError(f"`{path}` and `{files[path.stem]}` are annotations of the same image: keep one of them")
         files[path.stem] = path
@@ -327,8 +327,8 @@ def _ground_truth(place: str | Path) -> _GroundTruth:
 def _words(path: Path) -> list[list[str]]:
     """Read the words of each line, which spaces or commas separate."""
     try:
-        return [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line.replace(",", " ").split() for line in read_text(path, most=_MOST).splitlines()]
+    except (OSError, ValueError) as error:
         raise DatasetError(f"`{path}` must be a text file, and cannot be read as one: {error}") from error
 
 

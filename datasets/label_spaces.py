@@ -10,6 +10,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from .limited_reading import MEBIBYTE, read_text
+
 IMAGENET_CLASSES = 1000
 _MOST_CLASSES = 10**7  # a mistyped index must not fill the memory
 COCO_IN_IMAGENET: Mapping[str, tuple[int, ...]] = MappingProxyType(
@@ -99,8 +101,8 @@ def network_classes(label_map: str, classes: Sequence[str]) -> Tensor:
 def _read(path: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     """Read the pairs of a CSV file."""
     try:
-        rows = [*csv.reader(path.read_text(encoding="utf-8-sig").splitlines())]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = [*csv.reader(read_text(path, most=MEBIBYTE).splitlines())]
+    except (OSError, ValueError, csv.Error) as error:
         raise LabelMapError(
             f"`label_map` must be `imagenet` or a CSV file, `{path}` cannot be read: {error}"
         ) from error

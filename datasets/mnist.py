@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .files import DatasetError
+from .limited_reading import MEBIBYTE
 from .torchvision_arrays import TorchvisionArrays
 
 _PART = {"train": "train", "test": "t10k"}
 _BYTES = b"\x00\x00\x08"
 """What an IDX file of unsigned bytes begins with; the number of axes follows."""
+_MOST = 1024 * MEBIBYTE  # the largest in use has 45
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             raise DatasetError(f"`{path}` must be an IDX file of bytes (beginning with 00 00 08), begins with {head!r}")
         sizes = file.read(4 * head[3])
         shape = tuple(int.from_bytes(sizes[start : start + 4], "big") for start in range(0, 4 * head[3], 4))
+        if prod(shape) > _MOST:
+            raise DatasetError(f"`{path}` must hold at most {_MOST} bytes, its head says {prod(shape)}: it is damaged")
         data = file.read(prod(shape) + 1)  # no more: an archive may unpack to any size
     if len(data) != prod(shape):
         found = "less" if len(data) < prod(shape) else "more"

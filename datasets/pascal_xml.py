@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .files import BadSampleError
+from .limited_reading import DEPTH, MEBIBYTE, read_bytes
 
 Size = tuple[int, int]
 Difficult = Literal["skip", "keep", "drop"]
 NO_ANNOTATION = "image without annotation"
 BROKEN = "annotation that cannot be read"
 OUTSIDE = "box outside of the image"
+_MOST = 4 * MEBIBYTE  # files in use have a few kilobytes
 
 
 class PascalObject(NamedTuple):
@@ -56,7 +58,7 @@ def read_annotation(path: Path) -> PascalAnnotation:
             its reader load others, or fill the memory), or has a box of negative size.
     """
     try:
-        return _annotation(_parsed(path.read_bytes()))
+        return _annotation(_parsed(read_bytes(path, most=_MOST)))
     except FileNotFoundError as error:
         raise BadSampleError(path, NO_ANNOTATION) from error
     except (expat.ExpatError, ValueError, LookupError, OSError, OverflowError) as error:
@@ -108,15 +110,28 @@ def box_mask(objects: Sequence[PascalObject], size: Size, *, path: Path) -> NDAr
 
 
 def _parsed(data: bytes) -> Element:
-    """Parse a document that declares no types and hence no entities."""
+    """Parse a document that declares no types and hence no entities, and does not nest without end."""
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+    open_elements = 0
 
     def refuse(*_: object) -> None:
         raise ValueError("it declares a document type")
 
-    builder, parser = TreeBuilder(), expat.ParserCreate()
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal open_elements
+        open_elements += 1
+        if open_elements > DEPTH:
+            raise ValueError(f"its elements are more than {DEPTH} deep")
+        builder.start(name, attributes)
+
+    def end(name: str) -> None:
+        nonlocal open_elements
+        open_elements -= 1
+        builder.end(name)
+
     parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = builder.data
     parser.Parse(data, True)
     return builder.close()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import json
+import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, NamedTuple, cast
+from typing import BinaryIO, ClassVar, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .base import Arrays
 from .files import DatasetError
+from .limited_reading import MEBIBYTE, parse_json
 from .torchvision_arrays import FolderArrays, failing_as_dataset_error
 
 Bitmaps = NDArray[np.uint8]
@@ -33,6 +34,9 @@ LINE_WIDTH = 16
 PADDING = 16
 FINENESS = 8
 """Points per pixel in each direction at which the distance to a line is measured."""
+_FARTHEST = 1e6
+_LONGEST = MEBIBYTE
+_MOST = 8192 * MEBIBYTE
 
 BITMAP_FILES = ("full_numpy_bitmap_{}.npy", "{}.npy")
 STROKE_FILES = ("{}.ndjson", "{}.ndjson.gz", "full_simplified_{}.ndjson")
@@ -158,7 +162,7 @@ class QuickDraw(FolderArrays):
             return np.arange(min(source.size, DRAWINGS_PER_CLASS))
         path = Path(self.rows).expanduser() / f"{word}_id.npy"
         with failing_as_dataset_error(f"cannot read the rows of `{word}` in `{path}`"):
-            rows = np.load(path, allow_pickle=False)
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
             raise DatasetError(f"`{path}` must hold whole numbers (N,), holds {rows.dtype} {rows.shape}")
         if rows.min() < 0 or rows.max() >= source.size:
@@ -204,8 +208,11 @@ def rasterise(strokes: Sequence[Sequence[Sequence[float]]]) -> Bitmaps:
 def _stroke(stroke: Sequence[Sequence[float]]) -> Floats:
     """Return a stroke as `(n, 2)` points."""
     x, y = (np.asarray(values, dtype=np.float64) for values in stroke[:2])
-    if x.ndim != 1 or x.shape != y.shape or not len(x) or not np.isfinite((x, y)).all():
-        raise ValueError(f"a stroke must be as many x as y coordinates, at least one, was {x.shape} and {y.shape}")
+    if x.ndim != 1 or x.shape != y.shape or not len(x) or not (np.abs((x, y)) <= _FARTHEST).all():
+        raise ValueError(
+            f"a stroke must be as many x as y coordinates, at least one, of at most {_FARTHEST:g}, "
+            f"was {x.shape} and {y.shape}"
+        )
     return np.stack((x, y), axis=1)
 
 
@@ -269,6 +276,10 @@ def _of_bitmaps(path: Path, bitmaps: Bitmaps) -> Source:
 
 def _from_npz(path: Path) -> Mapping[str, Source]:
     """Read bitmaps of several classes."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > _MOST:
+        raise DatasetError(f"`{path}` must unpack to at most {_MOST} bytes, unpacks to {size}")
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # NumPy may leave a path open
         bitmaps, labels, names = (file[key] for key in ("x", "y", "classes"))
     if labels.shape != (len(bitmaps),) or labels.dtype.kind not in "iu" or (len(labels) and labels.max() >= len(names)):
@@ -280,15 +291,30 @@ def _from_strokes(path: Path) -> Mapping[str, Source]:
     """Read drawings of one or several classes, which are drawn when their rows are asked for."""
     lines: defaultdict[str, list[bytes]] = defaultdict(list)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        for line in cast("Iterable[bytes]", file):
-            if line.strip():
-                lines[json.loads(line)["word"]].append(line)
+        for line in _lines(path, cast("BinaryIO", file)):
+            word = parse_json(line)["word"]
+            if not isinstance(word, str):
+                raise TypeError(f"every line must have a `word` that is text, one is {word!r}")
+            lines[word].append(line)
     return {word: Source(path, len(own), _drawing(own)) for word, own in lines.items()}
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """Read lines, of a length and a number that a packed file of any size cannot exceed."""
+    total = 0
+    while line := file.readline(_LONGEST + 1):
+        total += len(line)
+        if len(line) > _LONGEST or total > _MOST:
+            raise DatasetError(
+                f"`{path}` must have lines of at most {_LONGEST} bytes and {_MOST} in all (unpacked), has more"
+            )
+        if line.strip():
+            yield line
 
 
 def _drawing(lines: Sequence[bytes]) -> Callable[[Integers], Bitmaps]:
     def read(rows: Integers) -> Bitmaps:
-        images = [rasterise(json.loads(lines[row])["drawing"]) for row in rows]
+        images = [rasterise(parse_json(lines[row])["drawing"]) for row in rows]
         return np.stack(images) if images else np.zeros((0, SIDE, SIDE), dtype=np.uint8)
 
     return read

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from .files import BadSampleError, DatasetError, inside
+from .files import BadSampleError, DatasetError, is_inner
 
 UNSAFE = "archive member that is no plain file within the archive"
 _BLOCK = 512
@@ -41,7 +41,9 @@ def tar_members(path: Path) -> Iterator[TarMember | BadSampleError]:
     try:
         with path.open("rb") as file:
             yield from _members(path, file, (0, path.stat().st_size))
-    except (tarfile.TarError, OSError) as error:
+    except DatasetError:
+        raise
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"`{path}` must be an uncompressed tar archive, and cannot be read as one: {error}"
         ) from error
@@ -65,10 +67,10 @@ def _members(
             stop = member.offset_data + member.size
             if member.isdir():
                 continue
-            if not member.isreg() or member.issparse() or not _leads_inside(member.name):
+            if not member.isreg() or member.issparse() or not is_inner(member.name):
                 yield BadSampleError(path, UNSAFE, f"`{member.name}`")
                 continue
-            if stop > end:
+            if member.size < 0 or not start <= member.offset_data <= stop <= end:
                 raise DatasetError(f"`{path}` is truncated within `{member.name}`")
             name = PurePosixPath(member.name)
             if name.suffix == ".tar" and folder is None:
@@ -79,11 +81,3 @@ def _members(
         file.seek(archive.offset)
         if archive.offset + _BLOCK > end or any(file.read(_BLOCK)):
             raise DatasetError(f"`{path}` is truncated or damaged after {archive.offset} bytes: it has no end mark")
-
-
-def _leads_inside(name: str) -> bool:
-    try:
-        inside(Path(), name)
-    except DatasetError:
-        return False
-    return True

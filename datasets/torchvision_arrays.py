@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import zipfile
 import zlib
 from abc import abstractmethod
@@ -18,6 +19,12 @@ from numpy.typing import NDArray
 
 from .base import ArrayDataset, Arrays, Batch, Normalization
 from .files import NORMALIZATIONS, DatasetError
+
+# RuntimeError is torchvision's; LookupError, TypeError and what follows come of files that hold something else.
+_OF_READERS = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError,
+    struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,5 @@ def failing_as_dataset_error(message: str) -> Generator[None]:
         yield
     except DatasetError:
         raise
-    # RuntimeError is torchvision's; KeyError and TypeError come of files that hold something else.
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
+    except _OF_READERS as error:
         raise DatasetError(f"{message}: {error}") from error

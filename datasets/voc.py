@@ -28,6 +28,7 @@ from .files import (
     sample_name,
 )
 from .label_spaces import network_classes
+from .limited_reading import MEBIBYTE, read_text
 from .pascal_xml import Difficult, PascalObject, Size, box_mask, counted, read_annotation
 
 Truth = Literal["box", "class", "object"]
@@ -63,6 +64,7 @@ NO_OBJECT = "image without object"
 UNKNOWN_CLASS = "object of an unknown class"
 UNKNOWN_OBJECT = "outline of an object that is not annotated"
 OTHER_SIZE = "mask of another size than its image"
+_MOST = 64 * MEBIBYTE
 
 
 class _Annotation(NamedTuple):
@@ -246,8 +248,8 @@ class Voc(FileDataset):
 def _names(path: Path) -> list[str]:
     """Read the names of a set's images."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, most=_MOST).splitlines()
+    except (OSError, ValueError) as error:
         raise DatasetError(f"`voc` must have a list of its images in `{path}`: {error}") from error
     names = [line.strip() for line in lines if line.strip()]
     for name in names:

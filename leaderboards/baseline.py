@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.limited_reading import MEBIBYTE, read_bytes, unpacked
 from .csv_table import plain_cell, quoted_cell, read_csv, write_csv
 from .files import write_whole
 from .names import printable
@@ -27,6 +29,7 @@ from .record import CLASS_MEAN, Record, published_variant
 from .series import Identity, NotApplicable, Series
 
 SCORE_COLUMNS = ("dataset", "model", "explainer", "explainer_params", "metric", "variant", "sample_id", "value")
+_MOST = 2048 * MEBIBYTE
 
 
 class Row(NamedTuple):
@@ -210,15 +213,18 @@ def _score_lines(baseline: Baseline, row: Row) -> Iterator[str]:
 def _read_scores(path: Path) -> dict[Row, Samples]:
     found: dict[Row, dict[str, float]] = {}
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+        content = read_bytes(path, most=_MOST)
+        text = (unpacked(io.BytesIO(content), most=_MOST) if path.suffix == ".gz" else content).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        missing = [name for name in SCORE_COLUMNS if name not in (reader.fieldnames or ())]
+        columns = reader.fieldnames or ()
+        if len(set(columns)) < len(columns):
+            raise ValueError("a column stands twice")
+        missing = [name for name in SCORE_COLUMNS if name not in columns]
         if missing:
             raise ValueError(f"the column `{missing[0]}` is missing")
         for line in reader:
             _take(line, found)
-    except (ValueError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (ValueError, csv.Error, EOFError, OverflowError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: must hold per-sample scores, but {error}") from error
     return {
         row: Samples(tuple(values), np.array(list(values.values()), dtype=np.float64)) for row, values in found.items()
@@ -236,7 +242,14 @@ def _take(line: Mapping[str, str | None], found: dict[Row, dict[str, float]]) ->
     scores = found.setdefault(Row(*names), {})
     if sample in scores:
         raise ValueError(f"`{printable(sample)}` stands twice under `{Row(*names).text}`")
-    scores[sample] = float(value or "nan")
+    scores[sample] = _score(value) if value else math.nan
+
+
+def _score(text: str) -> float:
+    score = float(text)
+    if not math.isfinite(score):
+        raise ValueError(f"a score must be finite, or empty where there is none, one is {text!r}")
+    return score
 
 
 def _check_mean(record: Record, samples: Samples, row: Row, path: Path) -> None:

@@ -8,17 +8,21 @@ apostrophe, which `read_csv` takes off again. The same records give the same byt
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 from pydantic import ValidationError
 
+from ..datasets.limited_reading import MEBIBYTE, read_text
 from .files import write_whole
 from .record import COLUMNS, Record
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+_MOST = 256 * MEBIBYTE  # a million rows
 TEXT_COLUMNS = frozenset(field.alias or name for name, field in Record.model_fields.items() if field.annotation is str)
 """The columns that hold any text."""
 
@@ -79,11 +83,29 @@ def quoted_cell(value: object) -> str:
         >>> quoted_cell("=1+1"), quoted_cell("a,b"), quoted_cell(1 / 3), quoted_cell(None)
         ("'=1+1", '"a,b"', '0.333333333', '')
     """
-    text = cell_text(value)
-    if isinstance(value, str) and _FORMULA.match(text):
-        text = "'" + text
+    text = without_formula(value) if isinstance(value, str) else cell_text(value)
     # Not left to `csv.writer`: before Python 3.13 it does not quote a lone carriage return.
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
+
+
+def without_formula(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would run."""
+    return "'" + text if _FORMULA.match(text) else text
+
+
+def inert(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table to be written as CSV whose texts no spreadsheet runs, as `quoted_cell` does for one of them.
+
+    Example:
+        >>> inert(pd.DataFrame({"sample_id": ["=1+1", "a"], "value": [-1.0, 2.0]})).to_csv(index=False).split()
+        ['sample_id,value', "'=1+1,-1.0", 'a,2.0']
+    """
+
+    def safe(cell: object) -> object:
+        return without_formula(cell) if isinstance(cell, str) else cell
+
+    texts = frame.select_dtypes(exclude=["number", "bool"]).columns
+    return frame.assign(**{name: frame[name].map(safe) for name in texts})
 
 
 def cell_text(value: object) -> str:
@@ -102,13 +124,16 @@ def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Cells of each row, with `file:line` of where it begins."""
     begin = 1
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have added a byte order mark
-            reader = csv.reader(file, strict=True)
-            for cells in reader:
-                yield f"{path}:{begin}", cells
-                begin = reader.line_num + 1
+        text = read_text(path, most=_MOST)  # a spreadsheet may have added a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: must be UTF-8 text, but has the byte 0x{error.object[error.start]:02x}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: must be a table, but {error}") from None
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for cells in reader:
+            yield f"{path}:{begin}", cells
+            begin = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}:{begin}: must be comma separated values, but {error}") from None
 
@@ -122,7 +147,7 @@ def _record(cells: list[str], where: str) -> Record:
         first = error.errors()[0]
         column = str(first["loc"][0])
         cell = cells[COLUMNS.index(column)]
-        raise ValueError(f"{where}: column `{column}`: {first['msg']}, was {cell!r}") from None
+        raise ValueError(f"{where}: column `{column}`: {first['msg']}, was {cell[:200]!r}") from None
 
 
 def _value(column: str, cell: str) -> str | None:

@@ -13,7 +13,7 @@ The file is made from a JSON list of objects with the keys `PRINTED`:
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import click
 from pydantic import BaseModel, ConfigDict
 
+from ..datasets.limited_reading import MEBIBYTE, read_json, read_text
 from .csv_table import plain_cell, quoted_cell
 from .files import write_whole
 from .record import CLASS_MEAN, Record
@@ -91,6 +92,7 @@ _EXPLAINERS = {
     "Smooth Saliency": "smoothgrad",
     "U-RELAX": "u_relax",
 }
+_MOST = 64 * MEBIBYTE
 _ANY_OBJECT = "target=none,truth=all"  # RELAX's: an encoder's map against everything that is annotated
 _METRICS = {
     "CH": ("content_heatmap", ""),
@@ -212,8 +214,11 @@ def read_published(path: str | Path = PUBLISHED_CSV) -> list[Published]:
         >>> site[0].our_names, site[0].our_value
         (('cifar10', 'site', 'own', 'self_consistency', 'masked'), 0.886)
     """
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file, strict=True)) or [[]]
+    try:
+        text = read_text(Path(path), most=_MOST)
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: must be comma separated values, but {error}") from error
     if tuple(header) != COLUMNS:
         raise ValueError(f"{path}: the columns must be {', '.join(COLUMNS)}, were {', '.join(header)}")
     numbers = {"value", "std", "our_value"}
@@ -291,7 +296,7 @@ def write_published(numbers: Iterable[Mapping[str, Any]], path: str | Path) -> i
 @click.argument("table", type=click.Path(path_type=Path))
 def main(printed: Path, table: Path) -> None:
     """Write the numbers of the JSON list PRINTED, with our names, as the CSV file TABLE."""
-    count = write_published(json.loads(printed.read_text(encoding="utf-8")), table)
+    count = write_published(read_json(printed, most=_MOST), table)
     click.echo(f"{count} numbers written to {click.format_filename(table)}")
 
 

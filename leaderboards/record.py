@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,8 @@ SCHEMA = 1
 CLASS_MEAN = "class_mean"
 
 Kind = Literal["measured", "reported", "not_applicable"]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Record(BaseModel):
@@ -74,7 +76,7 @@ class Record(BaseModel):
     explainer: str
     explainer_params: str
     metric: str
-    metric_version: int
+    metric_version: Whole
     variant: str
     value: float | None = None
     ci_low: float | None = None
@@ -82,10 +84,10 @@ class Record(BaseModel):
     mc_se: float | None = Field(default=None, ge=0)
     higher_is_better: bool
     chance: float | None = None
-    n: int = Field(ge=0)
-    n_invalid: int = Field(ge=0)
-    n_degenerate: int = Field(ge=0)
-    n_no_truth: int = Field(ge=0)
+    n: Count
+    n_invalid: Count
+    n_degenerate: Count
+    n_no_truth: Count
     seed: int
     seconds: float | None = None
     passes: float | None = None

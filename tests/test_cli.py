@@ -101,6 +101,15 @@ def test_bad_options_exit_with_two(arguments: list[str]) -> None:
     assert call("run", *arguments).exit_code == 2
 
 
+def test_a_name_with_a_line_break_does_not_look_like_another_message() -> None:
+    found = call("run", "--explainer", "a\ninterpeval: all is well")
+    assert found.exit_code == 2
+    first, *others = found.output.splitlines()
+    assert first.startswith("interpeval: `a")
+    assert others
+    assert all(line.startswith("  ") for line in others)
+
+
 def test_a_broken_suite_file_names_every_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text('name = "x"\n[[experiments]]\ndataset = "digits"\nmodle = "site"\nlimit = 0\n')

@@ -11,7 +11,7 @@ from PIL import Image
 
 from coco_files import annotation, rectangle, written
 from interpeval.bench.resolve import resolve_dataset
-from interpeval.datasets.files import MISSING, BadSampleError, DatasetError
+from interpeval.datasets.files import LINK_OUT, MISSING, BadSampleError, DatasetError
 from interpeval.datasets.image_folder import (
     NO_CLASS,
     NO_IMAGE,
@@ -85,13 +85,26 @@ def test_hidden_files_are_passed_over_and_others_are_counted(pictures):
     assert dataset.skipped == {NO_CLASS: 1, NOT_AN_IMAGE: 2}
 
 
-def test_links_are_followed_but_not_in_circles(pictures):
-    elsewhere = pictures.parent / "elsewhere"
-    put(elsewhere, "3.png")
-    (pictures / "dog" / "more").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(pictures)
+def test_links_within_the_folder_are_followed_but_not_in_circles(pictures):
+    put(pictures, ".kept/3.png")
+    (pictures / "dog" / "more").symlink_to(pictures / ".kept")
+    (pictures / ".kept" / "back").symlink_to(pictures)
     dataset = ImageFolder(pictures, size=16)
     assert dataset.ids == ("cat/0.PNG", "cat/indoors/1.png", "dog/2.jpg", "dog/more/3.png")
+    linked = pictures.parent / "linked"
+    linked.symlink_to(pictures)
+    assert ImageFolder(linked, size=16).ids == dataset.ids
+
+
+@pytest.mark.parametrize("place", ["dog/more", "dog/3.png", "more"])
+def test_links_that_lead_out_of_the_folder_are_not_followed(pictures, place):
+    put(pictures.parent / "elsewhere", "more/3.png")
+    (pictures / place).symlink_to(pictures.parent / "elsewhere" / ("more/3.png" if place.endswith(".png") else ""))
+    with pytest.raises(BadSampleError, match=f"{place}`: {LINK_OUT}"):
+        _ = ImageFolder(pictures, size=16).ids
+    dataset = ImageFolder(pictures, size=16, on_bad_sample="skip")
+    assert dataset.ids == ("cat/0.PNG", "cat/indoors/1.png", "dog/2.jpg")
+    assert dataset.skipped[LINK_OUT] == 1
 
 
 def test_masks_have_the_names_of_their_images(pictures, masks):

@@ -142,7 +142,16 @@ def test_source_distribution_holds_all_that_is_needed_to_build_and_test(built):
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tests = {f"tests/{path.relative_to(ROOT / 'tests').as_posix()}" for path in (ROOT / "tests").rglob("*.py")}
-    files = {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml", "Makefile", "constraints.txt"}
+    files = {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "pyproject.toml",
+        "Makefile",
+        "constraints.txt",
+    }
     assert tests | files | {"examples/my_explainer.py"} <= names
     assert {name.removeprefix("interpeval/") for name in wanted_files()} <= names
     assert not [name for name in names if "__pycache__" in name or "planted" in name]

@@ -33,7 +33,14 @@ def unit(*, key=KEY, metrics=("m1",), shift=0.0):
     curve = Scores(values, status, steps=(0.05, 1 / 3))
     return Unit(
         key=key,
-        about={"dataset": "größe ✓", "seed": 0, "explainer_params": '{"a": 0.1}', "device": "cpu"},
+        about={
+            **dict.fromkeys(("dataset_revision", "model", "model_digest", "explainer"), "any"),
+            **dict.fromkeys(("interpeval", "torch", "captum"), "1"),
+            "dataset": "größe ✓",
+            "seed": 0,
+            "explainer_params": '{"a": 0.1}',
+            "device": "cpu",
+        },
         ids=("a", "ü/\u2028", "c"),
         classes=torch.tensor([5, 0, 2**40]),
         metrics={
@@ -54,7 +61,11 @@ def unit(*, key=KEY, metrics=("m1",), shift=0.0):
             for name in metrics
         },
         faults=({"kind": "exception", "message": "ValueError: ½", "ids": ["a"]},),
-        previews={"images": torch.arange(18.0).view(2, 1, 3, 3), "masks": torch.tensor([True, False])},
+        previews={
+            "images": torch.arange(18.0).view(2, 1, 3, 3),
+            "heatmaps": -torch.arange(18.0).view(2, 3, 3),
+            "masks": torch.tensor([True, False]).view(2, 1, 1).expand(2, 3, 3),
+        },
         attributions={"predicted": torch.full((3, 1, 2, 2), nan)},
     )
 
@@ -116,7 +127,7 @@ def test_the_comparison_sees_a_single_bit():
 def test_tensors_that_share_memory_or_are_not_contiguous_come_back(store):
     shared = torch.arange(12.0).view(1, 1, 3, 4)
     views = {"a": shared, "b": shared, "c": shared[..., 1:3], "d": shared.mT, "e": shared.expand(2, -1, -1, -1)}
-    written = replace(unit(), previews=views)
+    written = replace(unit(), attributions=views)
     store.write(written)
     assert content(store.find(KEY)[0]) == content(written)
 

@@ -24,6 +24,14 @@ def written(tmp_path):
     return write
 
 
+def test_links_of_the_working_folder_are_not_those_of_the_archive(written, tmp_path, monkeypatch):
+    path = written(archive(CONTENTS))
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "folder").symlink_to("/")
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert [str(member.name) for member in tar_members(path)] == list(CONTENTS)
+
+
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_files_are_found_and_read(written, kind):
     contents = CONTENTS | {f"{'long' * 40}/name.txt": b"x", "ünïcode.txt": b"y"} if kind else CONTENTS
