@@ -97,7 +97,7 @@ def run(
         raise ExistingError(
             f"`{folder}` holds finished work of this run; choose another --out, or --existing skip or redo"
         )
-    manifest = Manifest.begin(folder, suite, plans, options, command)
+    manifest = Manifest.begin(folder, suite, plans, options, command, dataset_options=dataset_options)
     failures = _drain(plans, store, options)
     results = manifest.results(store)
     manifest.finish(failures, results)  # before the page is made, which says what went wrong
@@ -141,13 +141,28 @@ class Manifest:
         return cls(folder, content)
 
     @classmethod
-    def begin(cls, folder: Path, suite: Suite, plans: Sequence[Plan], options: Options, command: str) -> Manifest:
+    def begin(
+        cls,
+        folder: Path,
+        suite: Suite,
+        plans: Sequence[Plan],
+        options: Options,
+        command: str,
+        *,
+        dataset_options: Mapping[str, object] = {},
+    ) -> Manifest:
         """Write down what a run is about to do."""
         folder.mkdir(parents=True, exist_ok=True)
         earlier = cls.read(folder).content if (folder / MANIFEST).exists() else {}
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "suite": suite.model_dump(),
+            "options": {
+                "dataset_options": dict(dataset_options),
+                "keep_attributions": options.keep_attributions,
+                "batch_size": options.batch_size,
+                "device": str(options.device),
+            },
             "command": command,
             "seed": suite.seed,
             "started": _utc(),
