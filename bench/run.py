@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +19,17 @@ from ..baselines.base import Explainer
 from ..datasets.base import Dataset
 from ..leaderboards.files import write_whole
 from ..metrics.base import Metric
-from .engine import Failure, Options, device_name, drain, versions
+from .attempts import Attempts
+from .engine import Failure, Options, device_name, versions
 from .evaluation import resolve_metrics, with_controls
+from .local_workers import Crew, LocalWorkers
 from .plan import Inapplicable, Plan, Row, make_plan
 from .resolve import check_model_name, resolve_dataset, resolve_explainer, resolve_model
 from .results import Results
+from .stopping import Stop
 from .store import Store, Unit
 from .suite import Experiment, Suite
+from .worker import Work, Worker, failures, works
 
 SCHEMA = 1
 MANIFEST = "run.json"
@@ -43,6 +47,7 @@ class Outcome:
         results: everything the folder's leaderboard is made of.
         failures: shards that could not be scored.
         left_out: by dataset, how many images or annotations were left out, and why.
+        damaged: damaged files of units, which were done again, and what was wrong with each.
         reused: samples × subjects that were taken from earlier work.
         seconds: wall time.
     """
@@ -50,6 +55,7 @@ class Outcome:
     results: Results
     failures: Sequence[Failure]
     left_out: Mapping[str, Mapping[str, int]]
+    damaged: Mapping[str, str]
     reused: int
     seconds: float
 
@@ -77,32 +83,60 @@ def run(
     command: str = "",
     dataset_options: Mapping[str, object] = {},
     trust: bool = False,
+    crew: Crew | None = None,
 ) -> Outcome:
     """Run a suite and leave its store, `run.json`, `leaderboard.csv` and pictures in `folder`.
 
     Every name is resolved before anything is trained or written. `dataset_options` are arguments for the datasets
-    that take them; `trust` lets pickled weights files run their code (`interpeval.bench.weights.load`).
+    that take them; `trust` lets pickled weights files run their code (`interpeval.bench.weights.load`). A `crew` of
+    processes does the work, this one only watches; without it this one does. Others may join (`interpeval worker`).
 
     Raises:
         ValueError, TypeError, LookupError, OSError: something is not what it must be; nothing was written.
         ExistingError: finished work is there and must not be.
+        StoreError, WorkerError: the folder cannot be written, or the crew cannot go on; finished work is kept.
+        KeyboardInterrupt: SIGINT or SIGTERM; what was in hand is finished, and kept.
     """
     start = time.perf_counter()
-    parts = [_resolve(experiment, dataset_options) for experiment in suite.experiments]
-    _check_folder(folder)
-    plans = [_plan(part, suite.seed, options, trust=trust) for part in parts]
-    store = Store(folder)
+    if crew is not None and options.existing == "redo":
+        raise ValueError("`--existing redo` is done by one process: leave out --workers and --unit-timeout")
+    plans = make_plans(suite, options, dataset_options=dataset_options, trust=trust, check=lambda: _check_folder(folder))
+    store, units = Store(folder), works(plans)
     reused = _count_finished(plans, store) if options.existing != "redo" else 0
     if reused and options.existing == "fail":
         raise ExistingError(
             f"`{folder}` holds finished work of this run; choose another --out, or --existing skip or redo"
         )
-    manifest = Manifest.begin(folder, suite, plans, options, command, dataset_options=dataset_options)
-    failures = _drain(plans, store, options)
-    results = manifest.results(store)
-    manifest.finish(failures, results)  # before the page is made, which says what went wrong
+    manifest = Manifest.begin(
+        folder, suite, plans, options, command, dataset_options=dataset_options, threads=crew and crew.threads
+    )
+    attempts = Attempts(store.listing)
+    attempts.forget(unit.key for unit in units)
+    damaged = store.discard_damaged()
+    results = None
+    while results is None or store.damaged:  # a file may have been damaged while others were written
+        damaged |= store.discard_damaged()
+        _drain(units, store, options, folder=folder, manifest=manifest, crew=crew)
+        results = manifest.results(store)
+    failed = failures(units, store)
+    attempts.forget(unit.key for unit in units if store.holds(unit.key, unit.row.metrics))
+    manifest.finish(failed, results)  # before the page is made, which says what went wrong
     results.publish(folder)
-    return Outcome(results, failures, manifest.content["left_out"], reused, time.perf_counter() - start)
+    return Outcome(results, failed, manifest.content["left_out"], damaged, reused, time.perf_counter() - start)
+
+
+def make_plans(
+    suite: Suite,
+    options: Options,
+    *,
+    dataset_options: Mapping[str, object] = {},
+    trust: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> list[Plan]:
+    """Resolve every name of a suite, then load or train its models; `check` is called in between."""
+    parts = [_resolve(experiment, dataset_options) for experiment in suite.experiments]
+    check()
+    return [_plan(part, suite.seed, options, trust=trust) for part in parts]
 
 
 def load_results(folder: Path) -> Results:
@@ -150,6 +184,7 @@ class Manifest:
         command: str,
         *,
         dataset_options: Mapping[str, object] = {},
+        threads: int | None = None,
     ) -> Manifest:
         """Write down what a run is about to do."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +205,7 @@ class Manifest:
             "versions": versions(),
             "source": _source(),
             "device": device_name(options.device),
-            "threads": torch.get_num_threads(),
+            "threads": threads or torch.get_num_threads(),
             "batch_size": options.batch_size or "auto",
             "rows": _merged(earlier.get("rows", []), [_row(row) for plan in plans for row in plan.rows]),
             "not_applicable": _merged_reasons(
@@ -257,26 +292,35 @@ def _count_finished(plans: Sequence[Plan], store: Store) -> int:
     )
 
 
-def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failure]:
-    total = sum(len(row.indices) for plan in plans for row in plan.rows)
-    failures: list[Failure] = []
-    with tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
+def _drain(
+    units: Sequence[Work], store: Store, options: Options, *, folder: Path, manifest: Manifest, crew: Crew | None
+) -> None:
+    """Have all units finished or failed for good, and show how far that is."""
+    total, stop = sum(len(unit.shard) for unit in units), Stop()
+    with (
+        tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar,
+        stop.on_signals(),
+    ):
 
         def name(row: Row) -> None:
             bar.set_postfix_str(f"{row.about['model']} {row.about['explainer']}".strip())
 
-        def advance(_: Row, samples: int) -> None:
-            bar.update(samples)
+        def advance(unit: Work) -> None:
+            bar.update(len(unit.shard))
 
-        for outcome in drain(plans, store, replace(options, on_start=name, on_unit=advance)):
-            if isinstance(outcome, Failure):
-                failures.append(outcome)
-    return failures
+        if crew is None:
+            for unit in Worker(units, store, replace(options, on_start=name), stop=stop).drain():
+                advance(unit)
+        else:
+            LocalWorkers(crew, folder, manifest.content, store, stop=stop).drain(units, advance)
+    if stop.requested:
+        raise KeyboardInterrupt
 
 
 def _row(row: Row) -> dict[str, Any]:
     return {
         "about": row.about,
+        "determined_by": row.determined_by,
         "units": [row.key(shard) for shard in row.shards],
         "metrics": {key: {"name": metric.name, "configuration": repr(metric)} for key, metric in row.metrics.items()},
     }
