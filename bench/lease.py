@@ -244,6 +244,6 @@ def _machine() -> str:
     """Return what process numbers of this system are unique in: a boot of the machine and a space of processes."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""

@@ -130,7 +130,13 @@ class LocalWorkers:
 
     def _start(self, rank: int, manifest: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "interpeval.bench.cli", "worker", str(self._folder)]
-        command += ["--manifest", str(manifest), "--parent", str(os.getpid()), *(["--trust"] if self._crew.trust else [])]
+        command += [
+            "--manifest",
+            str(manifest),
+            "--parent",
+            str(os.getpid()),
+            *(["--trust"] if self._crew.trust else []),
+        ]
         environment = os.environ | {
             "RANK": str(self._crew.rank + rank),
             "LOCAL_RANK": str(self._crew.local_rank + rank),
@@ -164,7 +170,9 @@ class LocalWorkers:
                 processes[pid].kill()
                 processes[pid].wait()
                 if key in self._leases.take_from(pid):
-                    self._attempts.record(key, f"it took longer than `--unit-timeout` {seconds:g} s; its worker was killed")
+                    self._attempts.record(
+                        key, f"it took longer than `--unit-timeout` {seconds:g} s; its worker was killed"
+                    )
         self._in_hand = in_hand
 
     def _end(self) -> None:

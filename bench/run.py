@@ -100,7 +100,9 @@ def run(
     start = time.perf_counter()
     if crew is not None and options.existing == "redo":
         raise ValueError("`--existing redo` is done by one process: leave out --workers and --unit-timeout")
-    plans = make_plans(suite, options, dataset_options=dataset_options, trust=trust, check=lambda: _check_folder(folder))
+    plans = make_plans(
+        suite, options, dataset_options=dataset_options, trust=trust, check=lambda: _check_folder(folder)
+    )
     store, units = Store(folder), works(plans)
     reused = _count_finished(plans, store) if options.existing != "redo" else 0
     if reused and options.existing == "fail":
@@ -113,11 +115,10 @@ def run(
     attempts = Attempts(store.listing)
     attempts.forget(unit.key for unit in units)
     damaged = store.discard_damaged()
-    results = None
-    while results is None or store.damaged:  # a file may have been damaged while others were written
+    results = _drained(units, store, options, folder=folder, manifest=manifest, crew=crew)
+    if store.damaged:  # while others were being written
         damaged |= store.discard_damaged()
-        _drain(units, store, options, folder=folder, manifest=manifest, crew=crew)
-        results = manifest.results(store)
+        results = _drained(units, store, options, folder=folder, manifest=manifest, crew=crew)
     failed = failures(units, store)
     attempts.forget(unit.key for unit in units if store.holds(unit.key, unit.row.metrics))
     manifest.finish(failed, results)  # before the page is made, which says what went wrong
@@ -242,17 +243,6 @@ class Manifest:
         ]
         return Results(units, left_out, self.content["seed"], frozenset(metric_keys), self.content)
 
-    def progress(self, store: Store) -> list[dict[str, Any]]:
-        """Return, for every row, how many of its units are finished."""
-        return [
-            {
-                **{name: row["about"][name] for name in ("dataset", "model", "explainer")},
-                "finished": sum(bool(store.find(key)) for key in row["units"]),
-                "units": len(row["units"]),
-            }
-            for row in self.content["rows"]
-        ]
-
     def _write(self) -> None:
         payload = json.dumps(self.content, indent=1, sort_keys=True, default=str)
         write_whole(self.folder / MANIFEST, payload.encode())
@@ -292,10 +282,10 @@ def _count_finished(plans: Sequence[Plan], store: Store) -> int:
     )
 
 
-def _drain(
+def _drained(
     units: Sequence[Work], store: Store, options: Options, *, folder: Path, manifest: Manifest, crew: Crew | None
-) -> None:
-    """Have all units finished or failed for good, and show how far that is."""
+) -> Results:
+    """Have all units finished or failed for good, show how far that is, and return what was found."""
     total, stop = sum(len(unit.shard) for unit in units), Stop()
     with (
         tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar,
@@ -315,6 +305,7 @@ def _drain(
             LocalWorkers(crew, folder, manifest.content, store, stop=stop).drain(units, advance)
     if stop.requested:
         raise KeyboardInterrupt
+    return manifest.results(store)
 
 
 def _row(row: Row) -> dict[str, Any]:
