@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .attempts import Attempts
-from .exits import FAULTY, UNUSABLE
+from .exits import FAULTY, INTERRUPTED, UNUSABLE, guarded
 from .lease import Leases
+from .rebuild import drain_here
 from .stopping import Stop
 from .store import Store
 from .worker import Work
@@ -76,7 +77,7 @@ class LocalWorkers:
         self._stop = stop
         self._attempts = Attempts(store.listing)
         self._leases = Leases(store.folder)
-        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._running: dict[int, ForkServerProcess] = {}
         self._in_hand: dict[tuple[int, str], float] = {}
         self._fruitless = 0
 
@@ -87,22 +88,17 @@ class LocalWorkers:
             WorkerError: the workers cannot go on; what they said stands on the terminal.
         """
         left = list(units)
-        with tempfile.TemporaryDirectory(prefix="interpeval-") as private:
-            manifest = Path(private) / "run.json"
-            manifest.write_text(json.dumps(self._content, default=str))
-            try:
-                while left and not self._stop.requested:
-                    start = time.monotonic()
-                    self._staff(manifest)
-                    left = self._without_settled(left, on_settled)
-                    time.sleep(max(_POLL, _SHARE * (time.monotonic() - start)) if left else 0)
-                self._end()
-                self._without_settled(left, on_settled)
-            finally:
-                for process in self._running.values():
-                    process.kill()
-                    process.wait()
-                    self._leases.take_from(process.pid)
+        try:
+            while left and not self._stop.requested:
+                start = time.monotonic()
+                self._staff()
+                left = self._without_settled(left, on_settled)
+                time.sleep(max(_POLL, _SHARE * (time.monotonic() - start)) if left else 0)
+            self._end()
+            self._without_settled(left, on_settled)
+        finally:
+            for process in self._running.values():
+                self._kill(process)
 
     def _without_settled(self, left: Sequence[Work], on_settled: Callable[[Work], None]) -> list[Work]:
         still: list[Work] = []
@@ -115,42 +111,37 @@ class LocalWorkers:
             self._fruitless = 0
         return still
 
-    def _staff(self, manifest: Path) -> None:
+    def _staff(self) -> None:
         """See to it that all workers are there, and that none spends too long on a unit."""
         for rank in range(self._crew.count):
             process = self._running.get(rank)
-            code = None if process is None else process.poll()
-            if process is not None and code is not None:
+            if process is not None and process.exitcode is not None:
                 del self._running[rank]
-                self._bury(process, code)
+                self._bury(process, process.exitcode)
             if rank not in self._running:
-                self._running[rank] = self._start(rank, manifest)
+                self._running[rank] = self._start(rank)
         if self._crew.unit_timeout is not None:
             self._kill_hanging(self._crew.unit_timeout)
 
-    def _start(self, rank: int, manifest: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", "interpeval.bench.cli", "worker", str(self._folder)]
-        command += [
-            "--manifest",
-            str(manifest),
-            "--parent",
-            str(os.getpid()),
-            *(["--trust"] if self._crew.trust else []),
-        ]
-        environment = os.environ | {
-            "RANK": str(self._crew.rank + rank),
-            "LOCAL_RANK": str(self._crew.local_rank + rank),
-            "OMP_NUM_THREADS": str(self._crew.threads),
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        }
-        # A process group of its own, so that Ctrl-C reaches the workers through us alone, and once.
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, process_group=0)  # noqa: S603
+    def _start(self, rank: int) -> ForkServerProcess:
+        """Start a worker as a copy of a process that has imported everything and has done nothing yet."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([drain_here.__module__])
+        process = context.Process(target=_be_worker, args=(self._folder, self._content, self._crew, rank))
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = str(self._crew.threads)  # read when libraries are loaded
+        try:
+            process.start()
+        finally:
+            if before is None:
+                del os.environ["OMP_NUM_THREADS"]
+        return process
 
-    def _bury(self, process: subprocess.Popen[bytes], code: int) -> None:
+    def _bury(self, process: ForkServerProcess, code: int) -> None:
         """Record what a worker that has ended leaves unfinished."""
         if code == UNUSABLE:
             raise WorkerError("a worker could not go on (what it said stands above); finished work is kept")
-        keys = self._leases.take_from(process.pid)
+        keys = self._leases.take_from(_number(process))
         for key in keys:
             self._attempts.record(key, f"its worker died: {_cause(code)}")
         self._fruitless = 0 if keys or code in (0, FAULTY) else self._fruitless + 1
@@ -158,33 +149,45 @@ class LocalWorkers:
             raise WorkerError(f"{_FRUITLESS} workers died without beginning a unit, the last one: {_cause(code)}")
 
     def _kill_hanging(self, seconds: float) -> None:
-        processes = {process.pid: process for process in self._running.values()}
+        processes = {_number(process): process for process in self._running.values()}
         now = time.monotonic()
-        in_hand = {
+        self._in_hand = {
             (holder.pid, key): self._in_hand.get((holder.pid, key), now)
             for key, (holder, _) in self._leases.holders().items()
             if holder.pid in processes and holder.machine == self._leases.me.machine
         }
-        for (pid, key), since in in_hand.items():
-            if now - since > seconds and processes[pid].poll() is None:
-                processes[pid].kill()
-                processes[pid].wait()
-                if key in self._leases.take_from(pid):
-                    self._attempts.record(
-                        key, f"it took longer than `--unit-timeout` {seconds:g} s; its worker was killed"
-                    )
-        self._in_hand = in_hand
+        for (pid, key), since in self._in_hand.items():
+            if now - since > seconds and key in self._kill(processes[pid]):
+                self._attempts.record(key, f"it took longer than `--unit-timeout` {seconds:g} s; its worker was killed")
+
+    def _kill(self, process: ForkServerProcess) -> list[str]:
+        """Kill a worker and return what it had in hand."""
+        process.kill()
+        process.join()
+        return self._leases.take_from(_number(process))
 
     def _end(self) -> None:
         """Wait for the workers to end: by themselves when nothing is left, else when what they have in hand is done."""
         if self._stop.requested:
             for process in self._running.values():
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-        seconds = self._crew.unit_timeout if self._stop.requested else _LEAVE
-        with suppress(subprocess.TimeoutExpired):
-            for process in self._running.values():
-                process.wait(seconds)
+                if process.is_alive():
+                    os.kill(_number(process), signal.SIGTERM)
+        for process in self._running.values():
+            process.join(self._crew.unit_timeout if self._stop.requested else _LEAVE)
+
+
+def _be_worker(folder: Path, content: Mapping[str, Any], crew: Crew, rank: int) -> None:
+    """Do the work of one process, and end with the exit code of `interpeval worker`."""
+    os.setpgid(0, 0)  # Ctrl-C reaches the workers through the process that watches them alone, and once
+    os.environ |= {"RANK": str(crew.rank + rank), "LOCAL_RANK": str(crew.local_rank + rank)}
+    torch.set_num_threads(crew.threads)
+    stop = Stop(of_child=True)
+    failed = guarded(lambda: drain_here(folder, content, stop, trust=crew.trust))
+    sys.exit(INTERRUPTED if stop.requested else FAULTY if failed else 0)
+
+
+def _number(process: ForkServerProcess) -> int:
+    return process.pid or 0  # it has one from the moment it is started
 
 
 def _cores() -> int:

@@ -77,9 +77,16 @@ def progress(folder: Path, content: Mapping[str, Any]) -> Progress:
 
 def _row(row: Mapping[str, Any], finished: set[str], in_hand: set[str], failed: set[str]) -> RowProgress:
     keys = set(row["units"])
-    counts = [len(keys & found) for found in (finished, in_hand, failed - in_hand)]
     about = row["about"]
-    return RowProgress(about["dataset"], about["model"], about["explainer"], *counts, len(keys) - sum(counts))
+    return RowProgress(
+        about["dataset"],
+        about["model"],
+        about["explainer"],
+        finished=len(keys & finished),
+        running=len(keys & in_hand),
+        failed=len(keys & failed - in_hand),
+        left=len(keys - finished - in_hand - failed),
+    )
 
 
 def _subject(about: Mapping[str, Any]) -> str:

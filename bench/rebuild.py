@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .engine import Options
+from .lease import PATIENCE
 from .plan import Plan, Row
-from .run import make_plans
+from .resolve_suite import make_plans
+from .stopping import Stop
+from .store import Store
 from .suite import Suite
+from .worker import Worker, failures, starting_at, works
 
 _SUBJECT = ("dataset", "model", "explainer", "explainer_params")
 
@@ -60,6 +65,38 @@ def differences(plans: Iterable[Plan], content: Mapping[str, Any]) -> list[str]:
         lines = [f"{_name(row)}: it is not in run.json"] if entry is None else _row_differences(row, entry)
         found |= dict.fromkeys(lines)
     return list(found)
+
+
+def drain_here(
+    folder: Path,
+    content: Mapping[str, Any],
+    stop: Stop,
+    *,
+    device: str | None = None,
+    trust: bool = False,
+    patience: float = PATIENCE,
+) -> int:
+    """Take part in a run: drain what is left, beginning where RANK says; return how many units have failed for good.
+
+    Raises:
+        ValueError, TypeError, LookupError, OSError: the run cannot be worked on from here.
+        StoreError: the store cannot be written.
+    """
+    with stop.on_signals():
+        rebuilt = rebuild(content, device=device, trust=trust)
+        if found := differences(rebuilt.plans, content):
+            raise ValueError(f"`{folder}` cannot be worked on from here:\n  " + "\n  ".join(found))
+        units, store = works(rebuilt.plans), Store(folder)
+        for _ in Worker(starting_at(units, _rank()), store, rebuilt.options, stop=stop, patience=patience).drain():
+            pass
+    return len(failures(units, store))
+
+
+def _rank() -> int:
+    text = os.environ.get("RANK") or os.environ.get("SLURM_ARRAY_TASK_ID") or "0"
+    if not text.isdigit():
+        raise ValueError(f"RANK or SLURM_ARRAY_TASK_ID must be a whole number, was `{text}`")
+    return int(text)
 
 
 def _row_differences(row: Row, entry: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,20 +15,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..baselines.base import Explainer
-from ..datasets.base import Dataset
 from ..leaderboards.files import write_whole
-from ..metrics.base import Metric
 from .attempts import Attempts
 from .engine import Failure, Options, device_name, versions
-from .evaluation import resolve_metrics, with_controls
 from .local_workers import Crew, LocalWorkers
-from .plan import Inapplicable, Plan, Row, make_plan
-from .resolve import check_model_name, resolve_dataset, resolve_explainer, resolve_model
+from .plan import Inapplicable, Plan, Row
+from .resolve_suite import make_plans
 from .results import Results
 from .stopping import Stop
 from .store import Store, Unit
-from .suite import Experiment, Suite
+from .suite import Suite
 from .worker import Work, Worker, failures, works
 
 SCHEMA = 1
@@ -63,16 +59,6 @@ class Outcome:
     def flawless(self) -> bool:
         """Whether every sample of every subject was scored without a fault."""
         return not self.failures and not self.results.faults
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """An experiment with its names resolved, but for the model, which may have to be trained."""
-
-    experiment: Experiment
-    dataset: Dataset
-    explainers: Sequence[Explainer]
-    metrics: Sequence[Metric]
 
 
 def run(
@@ -124,20 +110,6 @@ def run(
     manifest.finish(failed, results)  # before the page is made, which says what went wrong
     results.publish(folder)
     return Outcome(results, failed, manifest.content["left_out"], damaged, reused, time.perf_counter() - start)
-
-
-def make_plans(
-    suite: Suite,
-    options: Options,
-    *,
-    dataset_options: Mapping[str, object] = {},
-    trust: bool = False,
-    check: Callable[[], None] = lambda: None,
-) -> list[Plan]:
-    """Resolve every name of a suite, then load or train its models; `check` is called in between."""
-    parts = [_resolve(experiment, dataset_options) for experiment in suite.experiments]
-    check()
-    return [_plan(part, suite.seed, options, trust=trust) for part in parts]
 
 
 def load_results(folder: Path) -> Results:
@@ -246,23 +218,6 @@ class Manifest:
     def _write(self) -> None:
         payload = json.dumps(self.content, indent=1, sort_keys=True, default=str)
         write_whole(self.folder / MANIFEST, payload.encode())
-
-
-def _resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> _Parts:
-    check_model_name(experiment.model)
-    return _Parts(
-        experiment,
-        resolve_dataset(experiment.dataset, **dataset_options),
-        with_controls([resolve_explainer(name) for name in experiment.explainers]),
-        resolve_metrics(experiment.metrics),
-    )
-
-
-def _plan(parts: _Parts, seed: int, options: Options, *, trust: bool) -> Plan:
-    model = resolve_model(
-        parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True, trust=trust
-    )
-    return make_plan(parts.dataset, model, parts.explainers, parts.metrics, seed=seed, limit=parts.experiment.limit)
 
 
 def _check_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -14,10 +15,7 @@ _ASKED = b"\ninterpeval: finishing what is in hand; once more leaves at once\n"
 
 
 class Stop:
-    """A request to stop, by a signal or because the process that is worked for is gone.
-
-    Attributes:
-        parent: number of the process that is worked for, if any.
+    """A request to stop, by a signal, or for a child process because its parent is gone.
 
     Example:
         >>> stop = Stop()
@@ -27,9 +25,9 @@ class Stop:
         True
     """
 
-    def __init__(self, *, parent: int | None = None) -> None:
+    def __init__(self, *, of_child: bool = False) -> None:
         """Nobody has asked yet."""
-        self.parent = parent
+        self._parent = multiprocessing.parent_process() if of_child else None
         self._asked = False
 
     @property
@@ -39,8 +37,8 @@ class Stop:
 
     @property
     def is_orphan(self) -> bool:
-        """Whether the process that is worked for has ended."""
-        return self.parent is not None and os.getppid() != self.parent
+        """Whether this is a child process whose parent has ended."""
+        return self._parent is not None and not self._parent.is_alive()
 
     @contextmanager
     def on_signals(self) -> Generator[None]:
@@ -63,5 +61,5 @@ class Stop:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        if self.parent is None:  # which says so for all who work for it
+        if self._parent is None:  # which says so for all who work for it
             os.write(2, _ASKED)

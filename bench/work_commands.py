@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
 import sys
 from dataclasses import asdict
 from datetime import timedelta
@@ -26,11 +26,7 @@ if TYPE_CHECKING:
     "--patience", type=click.FloatRange(min=1), default=60, show_default=True,
     help="Seconds without a sign of life after which another worker counts as gone.",
 )  # fmt: skip
-@click.option("--manifest", type=click.Path(path_type=Path), hidden=True)
-@click.option("--parent", type=int, hidden=True)
-def worker_command(
-    folder: Path, *, device: str | None, trust: bool, patience: float, manifest: Path | None, parent: int | None
-) -> None:
+def worker_command(folder: Path, *, device: str | None, trust: bool, patience: float) -> None:
     """Take part in the run in DIR, from anywhere that sees this folder, until nothing is left to do.
 
     The run must have been begun (`interpeval run … --out DIR`), and code, versions, data and weights must be the same
@@ -39,49 +35,28 @@ def worker_command(
     Exit codes: 0 nothing is left to do, 2 unusable input or the folder cannot be written, 3 some units failed three
     times, 130 interrupted after the unit in hand.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
     try:
-        failed = guarded(lambda: _work(folder, device, manifest, parent, trust=trust, patience=patience))
+        failed = guarded(lambda: _work(folder, device, trust=trust, patience=patience))
     except KeyboardInterrupt:
-        if parent is None:
-            click.echo(f"\nInterrupted. Finished work is kept: `interpeval worker {folder}` goes on.", err=True)
+        click.echo(f"\nInterrupted. Finished work is kept: `interpeval worker {folder}` goes on.", err=True)
         sys.exit(INTERRUPTED)
-    if parent is None:
-        click.echo(f"nothing is left to do in {folder}" + (f", {failed} units failed three times" if failed else ""))
+    click.echo(f"nothing is left to do in {folder}" + (f", {failed} units failed three times" if failed else ""))
     sys.exit(FAULTY if failed else 0)
 
 
-def _work(
-    folder: Path, device: str | None, manifest: Path | None, parent: int | None, *, trust: bool, patience: float
-) -> int:
-    """Drain what is left; return how many units have failed."""
-    from .rebuild import differences, rebuild
+def _work(folder: Path, device: str | None, *, trust: bool, patience: float) -> int:
+    from .rebuild import drain_here
     from .run import Manifest
     from .stopping import Stop
-    from .store import Store
     from .torch_check import check_torchvision
-    from .worker import Worker, failures, starting_at, works
 
     check_torchvision()
-    content = Manifest.read(folder).content if manifest is None else json.loads(manifest.read_bytes())
-    stop = Stop(parent=parent)
-    with stop.on_signals():
-        rebuilt = rebuild(content, device=device, trust=trust)
-        if found := differences(rebuilt.plans, content):
-            raise ValueError(f"`{folder}` cannot be worked on from here:\n  " + "\n  ".join(found))
-        units, store = works(rebuilt.plans), Store(folder)
-        mine = starting_at(units, _rank())
-        for _ in Worker(mine, store, rebuilt.options, stop=stop, patience=patience).drain():
-            pass
+    content, stop = Manifest.read(folder).content, Stop()
+    failed = drain_here(folder, content, stop, device=device, trust=trust, patience=patience)
     if stop.requested:
         raise KeyboardInterrupt
-    return len(failures(units, store))
-
-
-def _rank() -> int:
-    text = os.environ.get("RANK") or os.environ.get("SLURM_ARRAY_TASK_ID") or "0"
-    if not text.isdigit():
-        raise ValueError(f"RANK or SLURM_ARRAY_TASK_ID must be a whole number, was `{text}`")
-    return int(text)
+    return failed
 
 
 @click.command("status")
