@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..metrics.base import Members, Metric, Scores, Status, TargetRule, invalid_maps
 from .asking import Fault
 from .evidence import ModelEvidence
-from .micro_batch import MicroBatch, auto_size
+from .micro_batch import MicroBatch, auto_size, is_out_of_memory
 from .plan import Plan, Row, configuration_text
 from .store import MetricResult, Store, Unit
 
@@ -172,9 +172,9 @@ def _measure(metric: Metric, evidence: ModelEvidence) -> MetricResult:
     before, shared_before = evidence.spent(), evidence.spent_explaining()
     try:
         scores = metric.score(evidence)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  # the other metrics of the unit go on
+    except Exception as error:  # the other metrics of the unit go on
+        if is_out_of_memory(error):
+            raise
         message = f"metric `{metric.name}` failed: {type(error).__name__}: {error}"
         evidence.add_fault(Fault("metric failed", message, ()))
         scores = {"": _all_invalid(len(evidence.batch))}

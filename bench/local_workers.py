@@ -24,6 +24,7 @@ from .store import Store
 from .worker import Work
 
 _POLL = 0.25  # seconds between two looks; a large store is looked at less often
+_LONGEST = 10.0  # seconds between them at most
 _SHARE = 20  # looking takes a twentieth of the time at most
 _LEAVE = 5.0  # seconds that workers have to end when there is nothing left to do
 _FRUITLESS = 3  # workers that may die in a row without a unit being finished or tried
@@ -90,10 +91,11 @@ class LocalWorkers:
         left = list(units)
         try:
             while left and not self._stop.requested:
-                start = time.monotonic()
                 self._staff()
+                start = time.monotonic()
                 left = self._without_settled(left, on_settled)
-                time.sleep(max(_POLL, _SHARE * (time.monotonic() - start)) if left else 0)
+                took = time.monotonic() - start
+                time.sleep(min(_LONGEST, max(_POLL, _SHARE * took)) if left else 0)
             self._end()
             self._without_settled(left, on_settled)
         finally:
