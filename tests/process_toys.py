@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -89,3 +90,19 @@ def wide() -> nn.Module:
     from toys import network
 
     return _Wide(network())
+
+
+class Interrupts(Plain):
+    """Sends its process a signal at each of so many calls from the second one on, all while the first unit is done."""
+
+    name = "interrupts"
+
+    def __init__(self, times: int = 1) -> None:
+        self.times = times
+        self.calls = 0
+
+    def attribute(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        self.calls += 1
+        if 2 <= self.calls < 2 + self.times:
+            signal.raise_signal(signal.SIGTERM)
+        return super().attribute(model, inputs, targets)
