@@ -1,13 +1,15 @@
 """Fill a store with many small units, and measure what looking things up in it costs.
 
-    python examples/store_at_scale.py --units 100000 --folder /dev/shm
+    python examples/store_at_scale.py --units 100000
 
-Every rate is that of one process. The folder is deleted at the end.
+A hundredth of the units is written, the others are further names of the same files: folders are as large as they
+would be, disks are not filled, and what is read has been read before. Every rate is that of one process.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -63,7 +65,13 @@ def main() -> None:
     metrics = unit(0).metrics.keys()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         store = Store(Path(folder))
-        report("write", count, lambda: [store.write(unit(number)) for number in range(count)])
+        written = max(1, count // 100)
+        report("write", written, lambda: [store.write(unit(number)) for number in range(written)])
+        names = dict(Store(Path(folder)).listing.all())
+        for number in range(written, count):
+            key = keys[number % written]
+            for name in names[key]:
+                os.link(store.folder / name, store.folder / name.replace(key, keys[number]))
         fresh = Store(Path(folder))
         report("list the folder once", count, fresh.listing.all)
         report(

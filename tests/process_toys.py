@@ -21,13 +21,13 @@ from toys import Plain
 HERE = Path(__file__).parent
 
 
-def suite(*explainers: str, size: int = 100, model: str = "toys.py:network") -> Suite:
+def suite(*explainers: str, size: int = 100, model: str = "toys.py:network", metric: str = "pointing_game") -> Suite:
     """Six subjects or more, in units of 64 samples."""
     experiment = Experiment(
         dataset=f"{HERE}/toys.py:Squares?size={size}",
         model=f"{HERE}/{model}",
         explainers=tuple(f"{HERE}/{name}" for name in explainers),
-        metrics=("pointing_game",),
+        metrics=(metric,),
     )
     return Suite(name="toys", experiments=(experiment,))
 
