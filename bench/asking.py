@@ -16,7 +16,7 @@ from ..datasets.philox import derived_keys, random_words
 from ..metrics.base import Inputs
 from .generators import GeneratorState, seeded
 from .guard import ModelGuard, listed
-from .micro_batch import MicroBatch
+from .micro_batch import MicroBatch, is_out_of_memory
 from .passes import PassCounter
 
 
@@ -123,9 +123,9 @@ class Asking:
     def _attribute(self, inputs: Inputs, ids: Sequence[str], *, pad: bool = True) -> Tensor:
         try:
             attributions = self._call(inputs, pad=pad)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  # anything may come out of a stranger's explainer
+        except Exception as error:  # anything may come out of a stranger's explainer
+            if is_out_of_memory(error):
+                raise
             if len(ids) > 1:
                 half = len(ids) // 2
                 parts = [self._attribute(_rows(inputs, p), ids[p]) for p in (slice(half), slice(half, None))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -14,10 +15,12 @@ import click
 
 from .check_commands import check_command, compare_command
 from .exits import FAULTY, INTERRUPTED, UNUSABLE, guarded, refuse, shown
+from .work_commands import status_command, worker_command
 
 if TYPE_CHECKING:
     from .conformance import CheckResult
     from .disagreement import Report
+    from .local_workers import Crew
     from .run import Outcome
     from .suite import Suite
     from .training_job import Trained
@@ -32,6 +35,8 @@ def main() -> None:
 
 main.add_command(compare_command)
 main.add_command(check_command)
+main.add_command(worker_command)
+main.add_command(status_command)
 
 
 @main.command("list")
@@ -80,15 +85,24 @@ def list_command(kind: str | None, as_json: bool) -> None:
 @click.option("--keep-attributions", is_flag=True, help="Keep all attributions, so that metrics can be added later.")
 @click.option("--no-cases", is_flag=True, help="Leave out the heatmaps of each metric's best and worst samples.")
 @click.option("--trust", is_flag=True, help="Unpickle weights files whole, which runs whatever code they hold.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Let N processes do the work, one per GPU or group of cores."
+)
+@click.option(
+    "--unit-timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
+    help="Kill the process of a unit (64 samples of one explainer) that takes longer; it is tried three times.",
+)  # fmt: skip
 def run_command(suite: str | None, batch_size: str, device: str, out: Path | None, **options: Any) -> None:
     """Score explanations. Without arguments: the suite `quickstart`.
 
     SUITE is a name from `interpeval list suites` or a TOML file. Options replace what the suite says; with --dataset,
     --model, --explainer or --metric and no SUITE a run is made of them alone. The control explainers are always added.
-    Exit codes: 0 done, 2 unusable input (nothing written), 3 done, but some explainer failed on some samples.
+    Exit codes: 0 done, 2 unusable input (nothing written) or a folder that cannot be written (finished work is kept),
+    3 done, but some explainer failed on some samples, 130 interrupted after the unit in hand.
     """
     from .suite import SuiteError
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
     try:
         chosen = _suite(suite, options)
         folder = out or Path("results") / chosen.name
@@ -189,22 +203,6 @@ def scores_command(folder: Path, out: Path) -> None:
     frame = results.scores
     guarded(lambda: inert(frame).to_csv(out, index=False, float_format="%.9g", lineterminator="\n"))
     click.echo(f"{len(frame)} rows written to {out}")
-
-
-@main.command("status")
-@click.argument("folder", type=click.Path(path_type=Path))
-def status_command(folder: Path) -> None:
-    """Say how much of a run is finished."""
-    from tabulate import tabulate
-
-    rows, content = guarded(lambda: _progress(folder))
-    shown_rows = [{name: shown(str(value)) for name, value in row.items()} for row in rows]
-    click.echo(tabulate(shown_rows, headers="keys", tablefmt="simple"))
-    finished, planned = sum(row["finished"] for row in rows), sum(row["units"] for row in rows)
-    ended = content["finished"] or "not yet"
-    click.echo("\n" + shown(f"{finished} of {planned} units finished; started {content['started']}, ended {ended}"))
-    for failure in content["failures"]:
-        click.echo(shown(f"failed: {failure['explainer'] or failure['model']}: {failure['message']}"))
 
 
 @main.command("board")
@@ -369,6 +367,7 @@ def _folder_name(given: dict[str, Any]) -> str:
 
 
 def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict[str, Any]) -> Outcome:
+    from .local_workers import WorkerError
     from .run import ExistingError
 
     def start() -> Outcome:
@@ -388,9 +387,20 @@ def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict
         wanted = {"download": options["download"] or None, "on_bad_sample": options["on_bad_sample"]}
         further = {name: value for name, value in wanted.items() if value is not None}
         command = " ".join(["interpeval", *sys.argv[1:]])
-        return run(suite, folder, chosen, command=command, dataset_options=further, trust=options["trust"])
+        return run(
+            suite, folder, chosen, command=command, dataset_options=further, trust=options["trust"], crew=_crew(options)
+        )
 
-    return guarded(start, ExistingError)
+    return guarded(start, ExistingError, WorkerError)
+
+
+def _crew(options: dict[str, Any]) -> Crew | None:
+    """Return the processes that are to do the work; a unit that may be killed has one of its own."""
+    from .local_workers import Crew
+
+    if options["workers"] is None and options["unit_timeout"] is None:
+        return None
+    return Crew(options["workers"] or 1, options["unit_timeout"], trust=options["trust"])
 
 
 def _batch_size(text: str) -> int | None:
@@ -407,6 +417,8 @@ def _report(outcome: Outcome, folder: Path) -> None:
     for dataset, counts in outcome.left_out.items():
         listed = "; ".join(f"{count} × {shown(reason)}" for reason, count in sorted(counts.items()))
         click.echo(f"\nleft out of {shown(dataset)}: {listed}")
+    for name, reason in outcome.damaged.items():
+        click.echo(f"\na damaged file was done again: {shown(name)}: {shown(reason)}")
     faults = outcome.results.faults
     if faults or outcome.failures:
         click.secho("\nWhat went wrong (the other rows are not affected):", bold=True)
@@ -426,14 +438,6 @@ def _load(folder: Path) -> Any:
     from .run import load_results
 
     return load_results(folder)
-
-
-def _progress(folder: Path) -> Any:
-    from .run import Manifest
-    from .store import Store
-
-    manifest = Manifest.read(folder)
-    return manifest.progress(Store(folder)), manifest.content
 
 
 def _listed(kind: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..metrics.base import Members, Metric, Scores, Status, TargetRule, invalid_maps
 from .asking import Fault
 from .evidence import ModelEvidence
-from .micro_batch import MicroBatch, auto_size
+from .micro_batch import MicroBatch, auto_size, is_out_of_memory
 from .plan import Plan, Row, configuration_text
 from .store import MetricResult, Store, Unit
 
@@ -155,9 +155,30 @@ def drain(plans: Sequence[Plan], store: Store | None, options: Options) -> Itera
             for shard in row.shards:
                 if options.on_start is not None:
                     options.on_start(row)
-                yield _finish(row, shard, store, options)
+                yield finish_unit(row, shard, store, options)
                 if options.on_unit is not None:
                     options.on_unit(row, len(shard))
+
+
+def finish_unit(row: Row, shard: range, store: Store | None, options: Options) -> list[Unit] | Failure:
+    """Return the units of a shard, computing the metrics that no finished one holds.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
+    done = [] if store is None or options.existing == "redo" else store.find(row.key(shard))
+    found = {key for unit in done for key in unit.metrics}
+    missing = {key: metric for key, metric in row.metrics.items() if key not in found}
+    if not missing:
+        return done
+    known = cast("Mapping[TargetRule, Tensor]", next((unit.attributions for unit in done if unit.attributions), {}))
+    try:
+        unit = score(row, shard, missing, options, known)
+    except Exception as error:  # noqa: BLE001  # one unit's failure is not the end of the run
+        return Failure(row.about, f"{type(error).__name__}: {error}", traceback.format_exc())
+    if store is not None:
+        store.write(unit)
+    return [*done, unit]
 
 
 @cache
@@ -175,23 +196,6 @@ def versions() -> Mapping[str, str]:
 def device_name(device: torch.device) -> str:
     """Return what a device is called in tables."""
     return f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-
-
-def _finish(row: Row, shard: range, store: Store | None, options: Options) -> list[Unit] | Failure:
-    """Return the units of a shard, computing the metrics that no finished one holds."""
-    done = [] if store is None or options.existing == "redo" else store.find(row.key(shard))
-    found = {key for unit in done for key in unit.metrics}
-    missing = {key: metric for key, metric in row.metrics.items() if key not in found}
-    if not missing:
-        return done
-    known = cast("Mapping[TargetRule, Tensor]", next((unit.attributions for unit in done if unit.attributions), {}))
-    try:
-        unit = score(row, shard, missing, options, known)
-    except Exception as error:  # noqa: BLE001  # one unit's failure is not the end of the run
-        return Failure(row.about, f"{type(error).__name__}: {error}", traceback.format_exc())
-    if store is not None:
-        store.write(unit)
-    return [*done, unit]
 
 
 @contextmanager
@@ -212,9 +216,9 @@ def _measure(metric: Metric, evidence: ModelEvidence) -> MetricResult:
     before, shared_before = evidence.spent(), evidence.spent_explaining()
     try:
         scores = metric.score(evidence)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  # the other metrics of the unit go on
+    except Exception as error:  # the other metrics of the unit go on
+        if is_out_of_memory(error):
+            raise
         message = f"metric `{metric.name}` failed: {type(error).__name__}: {error}"
         evidence.add_fault(Fault("metric failed", message, ()))
         scores = {"": _all_invalid(len(evidence.batch))}

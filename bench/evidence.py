@@ -20,7 +20,7 @@ from ..datasets.distractors import Distractors
 from ..metrics.base import Cost, Inputs, Members, TargetRule
 from .asking import Asking, Fault, Faults, nan_maps
 from .class_members import class_members
-from .micro_batch import MicroBatch
+from .micro_batch import MicroBatch, is_out_of_memory
 from .passes import PassCounter, Passes
 
 
@@ -145,9 +145,9 @@ class ModelEvidence:
         try:
             with torch.no_grad():
                 self.model(image.repeat(1, 1, 2, 2))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # noqa: BLE001  # networks refuse a size with whatever error their layers raise
+        except Exception as error:  # networks refuse a size with whatever error their layers raise
+            if is_out_of_memory(error):
+                raise
             return True
         return False
 

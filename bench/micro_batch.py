@@ -40,8 +40,8 @@ class MicroBatch:
             rows = torch.arange(start, min(start + self.size, count), device=device)
             try:
                 result = call(rows)
-            except torch.OutOfMemoryError:
-                if len(rows) == 1 and self._multiple == 1:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or (len(rows) == 1 and self._multiple == 1):
                     raise
             else:
                 yield rows, result
@@ -52,6 +52,19 @@ class MicroBatch:
             if self.size < _MULTIPLE:
                 self._multiple = 1
             torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short; torch has a class for it on a GPU, but not on a CPU.
+
+    Example:
+        >>> try:
+        ...     _ = torch.empty(10**15)
+        ... except RuntimeError as error:
+        ...     is_out_of_memory(error), is_out_of_memory(RuntimeError("another one"))
+        (True, False)
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def pad_rows(rows: Tensor, multiple: int = _MULTIPLE) -> Tensor:

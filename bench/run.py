@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..baselines.base import Explainer
-from ..datasets.base import Dataset
 from ..leaderboards.files import write_whole
 from ..leaderboards.names import printable
-from ..metrics.base import Metric
+from .attempts import Attempts
 from .cases import explain_cases
-from .engine import Failure, Options, device_name, drain, versions
-from .evaluation import resolve_metrics, with_controls
-from .plan import Inapplicable, Plan, Row, make_plan
-from .resolve import check_model_name, resolve_dataset, resolve_explainer, resolve_model
+from .engine import Failure, Options, device_name, versions
+from .local_workers import Crew, LocalWorkers
+from .plan import Inapplicable, Plan, Row
+from .resolve_suite import make_plans
 from .results import Results
+from .stopping import Stop
 from .store import Store, Unit
 from .stored import check_manifest, read_object
-from .suite import Experiment, Suite
+from .suite import Suite
+from .worker import Work, Worker, failures, works
 
 SCHEMA = 1
 MANIFEST = "run.json"
@@ -46,6 +46,7 @@ class Outcome:
         results: everything the folder's leaderboard is made of.
         failures: shards that could not be scored.
         left_out: by dataset, how many images or annotations were left out, and why.
+        damaged: damaged files of units, which were done again, and what was wrong with each.
         reused: samples × subjects that were taken from earlier work.
         seconds: wall time.
     """
@@ -53,6 +54,7 @@ class Outcome:
     results: Results
     failures: Sequence[Failure]
     left_out: Mapping[str, Mapping[str, int]]
+    damaged: Mapping[str, str]
     reused: int
     seconds: float
 
@@ -60,16 +62,6 @@ class Outcome:
     def flawless(self) -> bool:
         """Whether every sample of every subject was scored without a fault."""
         return not self.failures and not self.results.faults
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """An experiment with its names resolved, but for the model, which may have to be trained."""
-
-    experiment: Experiment
-    dataset: Dataset
-    explainers: Sequence[Explainer]
-    metrics: Sequence[Metric]
 
 
 def run(
@@ -80,33 +72,48 @@ def run(
     command: str = "",
     dataset_options: Mapping[str, object] = {},
     trust: bool = False,
+    crew: Crew | None = None,
 ) -> Outcome:
     """Run a suite and leave its store, `run.json`, `leaderboard.csv` and pictures in `folder`.
 
     Every name is resolved before anything is trained or written. `dataset_options` are arguments for the datasets
-    that take them; `trust` lets pickled weights files run their code (`interpeval.bench.weights.load`).
+    that take them; `trust` lets pickled weights files run their code (`interpeval.bench.weights.load`). A `crew` of
+    processes does the work, this one only watches; without it this one does. Others may join (`interpeval worker`).
 
     Raises:
         ValueError, TypeError, LookupError, OSError: something is not what it must be; nothing was written.
         ExistingError: finished work is there and must not be.
+        StoreError, WorkerError: the folder cannot be written, or the crew cannot go on; finished work is kept.
+        KeyboardInterrupt: SIGINT or SIGTERM; what was in hand is finished, and kept.
     """
     start = time.perf_counter()
-    parts = [_resolve(experiment, dataset_options) for experiment in suite.experiments]
-    _check_folder(folder)
-    plans = [_plan(part, suite.seed, options, trust=trust) for part in parts]
-    store = Store(folder)
+    if crew is not None and options.existing == "redo":
+        raise ValueError("`--existing redo` is done by one process: leave out --workers and --unit-timeout")
+    plans = make_plans(
+        suite, options, dataset_options=dataset_options, trust=trust, check=lambda: _check_folder(folder)
+    )
+    store, units = Store(folder), works(plans)
     reused = _count_finished(plans, store) if options.existing != "redo" else 0
     if reused and options.existing == "fail":
         raise ExistingError(
             f"`{folder}` holds finished work of this run; choose another --out, or --existing skip or redo"
         )
-    manifest = Manifest.begin(folder, suite, plans, options, command)
-    failures = _drain(plans, store, options)
-    results = manifest.results(store)
+    manifest = Manifest.begin(
+        folder, suite, plans, options, command, dataset_options=dataset_options, threads=crew and crew.threads
+    )
+    attempts = Attempts(store.listing)
+    attempts.forget(unit.key for unit in units)
+    damaged = store.discard_damaged()
+    results = _drained(units, store, options, folder=folder, manifest=manifest, crew=crew)
+    if store.damaged:  # while others were being written
+        damaged |= store.discard_damaged()
+        results = _drained(units, store, options, folder=folder, manifest=manifest, crew=crew)
+    failed = failures(units, store)
+    attempts.forget(unit.key for unit in units if store.holds(unit.key, unit.row.metrics))
     results.pictures[:0] = explain_cases(plans, results, store, options)
-    manifest.finish(failures, results)  # before the page is made, which says what went wrong
+    manifest.finish(failed, results)  # before the page is made, which says what went wrong
     results.publish(folder)
-    return Outcome(results, failures, manifest.content["left_out"], reused, time.perf_counter() - start)
+    return Outcome(results, failed, manifest.content["left_out"], damaged, reused, time.perf_counter() - start)
 
 
 def load_results(folder: Path) -> Results:
@@ -144,13 +151,29 @@ class Manifest:
         return cls(folder, content)
 
     @classmethod
-    def begin(cls, folder: Path, suite: Suite, plans: Sequence[Plan], options: Options, command: str) -> Manifest:
+    def begin(
+        cls,
+        folder: Path,
+        suite: Suite,
+        plans: Sequence[Plan],
+        options: Options,
+        command: str,
+        *,
+        dataset_options: Mapping[str, object] = {},
+        threads: int | None = None,
+    ) -> Manifest:
         """Write down what a run is about to do."""
         folder.mkdir(parents=True, exist_ok=True)
         earlier = cls.read(folder).content if (folder / MANIFEST).exists() else {}
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "suite": suite.model_dump(),
+            "options": {
+                "dataset_options": dict(dataset_options),
+                "keep_attributions": options.keep_attributions,
+                "batch_size": options.batch_size,
+                "device": str(options.device),
+            },
             "command": command,
             "seed": suite.seed,
             "started": _utc(),
@@ -158,7 +181,7 @@ class Manifest:
             "versions": versions(),
             "source": _source(),
             "device": device_name(options.device),
-            "threads": torch.get_num_threads(),
+            "threads": threads or torch.get_num_threads(),
             "batch_size": options.batch_size or "auto",
             "rows": _merged(earlier.get("rows", []), [_row(row) for plan in plans for row in plan.rows]),
             "not_applicable": _merged_reasons(
@@ -197,37 +220,9 @@ class Manifest:
         pictures = [unit for key in keys for unit in store.find_pictures(key)]
         return Results(units, left_out, self.content["seed"], frozenset(metric_keys), self.content, pictures)
 
-    def progress(self, store: Store) -> list[dict[str, Any]]:
-        """Return, for every row, how many of its units are finished."""
-        return [
-            {
-                **{name: row["about"][name] for name in ("dataset", "model", "explainer")},
-                "finished": sum(bool(store.find(key)) for key in row["units"]),
-                "units": len(row["units"]),
-            }
-            for row in self.content["rows"]
-        ]
-
     def _write(self) -> None:
         payload = json.dumps(self.content, indent=1, sort_keys=True, default=str)
         write_whole(self.folder / MANIFEST, payload.encode())
-
-
-def _resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> _Parts:
-    check_model_name(experiment.model)
-    return _Parts(
-        experiment,
-        resolve_dataset(experiment.dataset, **dataset_options),
-        with_controls([resolve_explainer(name) for name in experiment.explainers]),
-        resolve_metrics(experiment.metrics),
-    )
-
-
-def _plan(parts: _Parts, seed: int, options: Options, *, trust: bool) -> Plan:
-    model = resolve_model(
-        parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True, trust=trust
-    )
-    return make_plan(parts.dataset, model, parts.explainers, parts.metrics, seed=seed, limit=parts.experiment.limit)
 
 
 def _check_folder(folder: Path) -> None:
@@ -247,26 +242,36 @@ def _count_finished(plans: Sequence[Plan], store: Store) -> int:
     )
 
 
-def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failure]:
-    total = sum(len(row.indices) for plan in plans for row in plan.rows)
-    failures: list[Failure] = []
-    with tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
+def _drained(
+    units: Sequence[Work], store: Store, options: Options, *, folder: Path, manifest: Manifest, crew: Crew | None
+) -> Results:
+    """Have all units finished or failed for good, show how far that is, and return what was found."""
+    total, stop = sum(len(unit.shard) for unit in units), Stop()
+    with (
+        tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar,
+        stop.on_signals(),
+    ):
 
         def name(row: Row) -> None:
             bar.set_postfix_str(printable(f"{row.about['model']} {row.about['explainer']}".strip()))
 
-        def advance(_: Row, samples: int) -> None:
-            bar.update(samples)
+        def advance(unit: Work) -> None:
+            bar.update(len(unit.shard))
 
-        for outcome in drain(plans, store, replace(options, on_start=name, on_unit=advance)):
-            if isinstance(outcome, Failure):
-                failures.append(outcome)
-    return failures
+        if crew is None:
+            for unit in Worker(units, store, replace(options, on_start=name), stop=stop).drain():
+                advance(unit)
+        else:
+            LocalWorkers(crew, folder, manifest.content, store, stop=stop).drain(units, advance)
+    if stop.requested:
+        raise KeyboardInterrupt
+    return manifest.results(store)
 
 
 def _row(row: Row) -> dict[str, Any]:
     return {
         "about": row.about,
+        "determined_by": row.determined_by,
         "units": [row.key(shard) for shard in row.shards],
         "pictures": row.key(()),
         "metrics": {key: {"name": metric.name, "configuration": repr(metric)} for key, metric in row.metrics.items()},

@@ -7,7 +7,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..datasets.limited_reading import MEBIBYTE, read_bytes
 from ..leaderboards.files import write_whole
 from ..leaderboards.names import printable
 from ..metrics.base import Facts, Scores
+from .listing import Listing
 from .stored import check_description, check_unit, read_object
 
 SCHEMA = 1
@@ -88,15 +89,22 @@ class Store:
     A unit is two files with one stem: the arrays (`.safetensors`), and a description (`.json`) that is written
     last and holds the digests of the arrays and of itself. A unit exists when its description does, and is whole
     when both digests agree; what is torn or damaged counts as missing and is computed again.
+
+    Attributes:
+        folder: where the files are.
+        listing: what is in the folder.
+        damaged: what `find` has come upon: names of descriptions, and what is wrong with each.
     """
 
     def __init__(self, folder: Path) -> None:
         """Name the folder; it is made when something is written."""
         self.folder = folder / "units"
+        self.damaged: dict[str, str] = {}
+        self.listing = Listing(self.folder)
 
     def write(self, unit: Unit) -> None:
         """Write a unit, all or nothing."""
-        self._write(unit, f"{unit.key}-{digest_of({'metrics': sorted(unit.metrics)})[:12]}")
+        self._write(unit, _stem(unit.key, unit.metrics))
 
     def _write(self, unit: Unit, name: str) -> None:
         arrays, description = _to_parts(unit)
@@ -107,6 +115,8 @@ class Store:
         stem = self.folder / name
         write_whole(stem.with_suffix(".safetensors"), payload)
         write_whole(stem.with_suffix(".json"), json.dumps(description, indent=1, sort_keys=True).encode())
+        self.listing.add(unit.key, f"{stem.name}.json")
+        self.damaged.pop(f"{stem.name}.json", None)
 
     def write_pictures(self, unit: Unit) -> None:
         """Write a unit without metrics, which holds the heatmaps of some samples in its previews."""
@@ -134,7 +144,43 @@ class Store:
 
     def _whole(self, key: str) -> list[tuple[int, Unit]]:
         """The units under a key that are whole, with the times they were written."""
-        return [read for path in sorted(self.folder.glob(f"{key}-*.json")) if (read := _read(path)) is not None]
+        return [read for name in self._names(key) if (read := self._read(name)) is not None]
+
+    def holds(self, key: str, metrics: Collection[str], *, look: bool = False) -> bool:
+        """Return whether all these metrics of a unit are finished, by the names of the files as far as that will do.
+
+        `look` asks the file system for what the last listing of the folder may not have seen yet. Whether the
+        files are whole is what `find` says.
+        """
+        if look and (self.folder / (name := f"{_stem(key, metrics)}.json")).exists():
+            self.listing.add(key, name)
+        names = self._names(key)
+        if not names or f"{_stem(key, metrics)}.json" in names:
+            return bool(names)
+        held = {metric for unit in self.find(key) for metric in unit.metrics}  # some of them were added later
+        return held >= set(metrics)
+
+    def discard_damaged(self) -> dict[str, str]:
+        """Remove the damaged units that `find` has come upon; return their names and what was wrong."""
+        found, self.damaged = self.damaged, {}
+        for name in found:
+            path = self.folder / name
+            path.unlink(missing_ok=True)
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            self.listing.discard(_key_of(name), name)
+        return found
+
+    def _names(self, key: str) -> list[str]:
+        return sorted(name for name in self.listing.of(key) if name.endswith(".json"))
+
+    def _read(self, name: str) -> tuple[int, Unit] | None:
+        """Read a unit, with the time it was written; `None` if it is not whole."""
+        try:
+            return _read(self.folder / name)
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+            warnings.warn(printable(f"unit `{name}` is damaged and counts as missing: {error}"), stacklevel=5)
+            self.damaged[name] = str(error)
+            return None
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:
@@ -142,22 +188,17 @@ def digest_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(facts)).hexdigest()[:20]
 
 
-def _read(path: Path) -> tuple[int, Unit] | None:
-    """Read a unit, with the time it was written; `None` if it is not whole."""
-    try:
-        description = read_object(path, schema=SCHEMA)
-        if description["sha256"] != _digest(description):
-            raise ValueError("the description does not match its digest")
-        check_description(description)
-        payload = read_bytes(path.with_suffix(".safetensors"), most=_MOST)
-        if description["arrays_sha256"] != hashlib.sha256(payload).hexdigest():
-            raise ValueError("the arrays do not match their digest")
-        unit = _from_parts(load_tensors(payload), description)
-        check_unit(unit)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = printable(f"unit `{path.name}` is damaged and counts as missing: {error}")
-        warnings.warn(reason, stacklevel=4)
-        return None
+def _read(path: Path) -> tuple[int, Unit]:
+    """Read a unit, with the time it was written; raises what damaged files may lead to."""
+    description = read_object(path, schema=SCHEMA)
+    if description["sha256"] != _digest(description):
+        raise ValueError("the description does not match its digest")
+    check_description(description)
+    payload = read_bytes(path.with_suffix(".safetensors"), most=_MOST)
+    if description["arrays_sha256"] != hashlib.sha256(payload).hexdigest():
+        raise ValueError("the arrays do not match their digest")
+    unit = _from_parts(load_tensors(payload), description)
+    check_unit(unit)
     return description["written"], unit
 
 
@@ -169,6 +210,14 @@ def _digest(description: Mapping[str, Any]) -> str:
 
 def _canonical(facts: Mapping[str, Any]) -> bytes:
     return json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _stem(key: str, metrics: Iterable[str]) -> str:
+    return f"{key}-{digest_of({'metrics': sorted(metrics)})[:12]}"
+
+
+def _key_of(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _to_parts(unit: Unit) -> tuple[dict[str, Tensor], dict[str, Any]]:
