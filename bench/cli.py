@@ -13,6 +13,7 @@ import click
 
 from .check_commands import check_command, compare_command
 from .exits import FAULTY, INTERRUPTED, UNUSABLE, guarded, refuse, shown
+from .repeat_command import repeat_command
 
 if TYPE_CHECKING:
     from .conformance import CheckResult
@@ -30,6 +31,7 @@ def main() -> None:
 
 main.add_command(compare_command)
 main.add_command(check_command)
+main.add_command(repeat_command)
 
 
 @main.command("list")

@@ -65,21 +65,23 @@ class Row:
         """The samples in portions of a fixed size."""
         return [self.indices[start : start + SHARD] for start in range(0, len(self.indices), SHARD)]
 
+    @cached_property
+    def determined_by(self) -> dict[str, Any]:
+        """Everything that determines the numbers of the row, but for the samples and the metrics."""
+        facts = self._facts
+        return {
+            **self.about,
+            "schema": SCHEMA,
+            "model_code": self.model.code,
+            "explainer_code": "" if facts is None else [facts.source_digest, facts.reduction, facts.rectified],
+            "interpeval": package_digest(),
+            "torch": torch.__version__,
+            "captum": version("captum"),
+        }
+
     def key(self, shard: range) -> str:
         """Return what stands for everything that determines the numbers of a shard, but for the metrics."""
-        facts = self._facts
-        return digest_of(
-            {
-                **self.about,
-                "schema": SCHEMA,
-                "ids": [self.dataset.ids[index] for index in shard],
-                "model_code": self.model.code,
-                "explainer_code": "" if facts is None else [facts.source_digest, facts.reduction, facts.rectified],
-                "interpeval": package_digest(),
-                "torch": torch.__version__,
-                "captum": version("captum"),
-            }
-        )
+        return digest_of({**self.determined_by, "ids": [self.dataset.ids[index] for index in shard]})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ..metrics.base import Metric
 from .engine import Failure, Options, device_name, drain, versions
 from .evaluation import resolve_metrics, with_controls
 from .plan import Inapplicable, Plan, Row, make_plan
+from .provenance import libraries, machine
 from .resolve import check_model_name, resolve_dataset, resolve_explainer, resolve_model
 from .results import Results
 from .store import Store, Unit
@@ -163,11 +164,14 @@ class Manifest:
                 "batch_size": options.batch_size,
                 "device": str(options.device),
             },
+            "earlier": _asked_earlier(earlier, suite),
             "command": command,
             "seed": suite.seed,
             "started": _utc(),
             "finished": None,
             "versions": versions(),
+            "libraries": libraries(),
+            "machine": machine(),
             "source": _source(),
             "device": device_name(options.device),
             "threads": torch.get_num_threads(),
@@ -278,8 +282,17 @@ def _row(row: Row) -> dict[str, Any]:
     return {
         "about": row.about,
         "units": [row.key(shard) for shard in row.shards],
+        "determined_by": row.determined_by,
         "metrics": {key: {"name": metric.name, "configuration": repr(metric)} for key, metric in row.metrics.items()},
     }
+
+
+def _asked_earlier(content: Mapping[str, Any], suite: Suite) -> list[dict[str, Any]]:
+    """Return what earlier runs into the folder were asked for, so that `run.json` says where all its rows are from."""
+    if not content:
+        return []
+    asked = [*content.get("earlier", []), {name: content[name] for name in ("suite", "options") if name in content}]
+    return [one for one in asked if one["suite"] != suite.model_dump(mode="json")]
 
 
 def _left_out(plans: Iterable[Plan]) -> dict[str, dict[str, int]]:
