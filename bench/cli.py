@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import textwrap
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from .repeat_command import repeat_command
 if TYPE_CHECKING:
     from .conformance import CheckResult
     from .disagreement import Report
+    from .ray_cluster import Cluster
     from .run import Outcome
     from .suite import Suite
     from .training_job import Trained
@@ -79,6 +81,7 @@ def list_command(kind: str | None, as_json: bool) -> None:
 )
 @click.option("--keep-attributions", is_flag=True, help="Keep all attributions, so that metrics can be added later.")
 @click.option("--trust", is_flag=True, help="Unpickle weights files whole, which runs whatever code they hold.")
+@click.option("--ray", metavar="ADDRESS|auto", help="Have the work done by a Ray cluster (extra `ray`).")
 def run_command(suite: str | None, batch_size: str, device: str, out: Path | None, **options: Any) -> None:
     """Score explanations. Without arguments: the suite `quickstart`.
 
@@ -383,9 +386,20 @@ def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict
         wanted = {"download": options["download"] or None, "on_bad_sample": options["on_bad_sample"]}
         further = {name: value for name, value in wanted.items() if value is not None}
         command = " ".join(["interpeval", *sys.argv[1:]])
-        return run(suite, folder, chosen, command=command, dataset_options=further, trust=options["trust"])
+        with _cluster(options["ray"]) as cluster:
+            return run(
+                suite, folder, chosen, command=command, dataset_options=further, trust=options["trust"], cluster=cluster
+            )
 
     return guarded(start, ExistingError)
+
+
+def _cluster(address: str | None) -> AbstractContextManager[Cluster | None]:
+    if address is None:
+        return nullcontext()
+    from .ray_cluster import connected
+
+    return connected(address)
 
 
 def _batch_size(text: str) -> int | None:

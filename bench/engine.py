@@ -125,9 +125,30 @@ def drain(plans: Sequence[Plan], store: Store | None, options: Options) -> Itera
             for shard in row.shards:
                 if options.on_start is not None:
                     options.on_start(row)
-                yield _finish(row, shard, store, options)
+                yield finish_unit(row, shard, store, options)
                 if options.on_unit is not None:
                     options.on_unit(row, len(shard))
+
+
+def finish_unit(row: Row, shard: range, store: Store | None, options: Options) -> list[Unit] | Failure:
+    """Return the units of a shard, computing the metrics that no finished one holds.
+
+    Raises:
+        OSError: the store cannot be written.
+    """
+    done = [] if store is None or options.existing == "redo" else store.find(row.key(shard))
+    found = {key for unit in done for key in unit.metrics}
+    missing = {key: metric for key, metric in row.metrics.items() if key not in found}
+    if not missing:
+        return done
+    known = cast("Mapping[TargetRule, Tensor]", next((unit.attributions for unit in done if unit.attributions), {}))
+    try:
+        unit = score(row, shard, missing, options, known)
+    except Exception as error:  # noqa: BLE001  # one unit's failure is not the end of the run
+        return Failure(row.about, f"{type(error).__name__}: {error}", traceback.format_exc())
+    if store is not None:
+        store.write(unit)
+    return [*done, unit]
 
 
 @cache
@@ -145,23 +166,6 @@ def versions() -> Mapping[str, str]:
 def device_name(device: torch.device) -> str:
     """Return what a device is called in tables."""
     return f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
-
-
-def _finish(row: Row, shard: range, store: Store | None, options: Options) -> list[Unit] | Failure:
-    """Return the units of a shard, computing the metrics that no finished one holds."""
-    done = [] if store is None or options.existing == "redo" else store.find(row.key(shard))
-    found = {key for unit in done for key in unit.metrics}
-    missing = {key: metric for key, metric in row.metrics.items() if key not in found}
-    if not missing:
-        return done
-    known = cast("Mapping[TargetRule, Tensor]", next((unit.attributions for unit in done if unit.attributions), {}))
-    try:
-        unit = score(row, shard, missing, options, known)
-    except Exception as error:  # noqa: BLE001  # one unit's failure is not the end of the run
-        return Failure(row.about, f"{type(error).__name__}: {error}", traceback.format_exc())
-    if store is not None:
-        store.write(unit)
-    return [*done, unit]
 
 
 def _measure(metric: Metric, evidence: ModelEvidence) -> MetricResult:

@@ -6,11 +6,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -27,6 +27,9 @@ from .resolve import check_model_name, resolve_dataset, resolve_explainer, resol
 from .results import Results
 from .store import Store, Unit
 from .suite import Experiment, Suite
+
+if TYPE_CHECKING:
+    from .ray_cluster import Cluster
 
 SCHEMA = 1
 MANIFEST = "run.json"
@@ -61,7 +64,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class _Parts:
+class Parts:
     """An experiment with its names resolved, but for the model, which may have to be trained."""
 
     experiment: Experiment
@@ -78,18 +81,20 @@ def run(
     command: str = "",
     dataset_options: Mapping[str, object] = {},
     trust: bool = False,
+    cluster: Cluster | None = None,
 ) -> Outcome:
     """Run a suite and leave its store, `run.json`, `leaderboard.csv` and pictures in `folder`.
 
     Every name is resolved before anything is trained or written. `dataset_options` are arguments for the datasets
-    that take them; `trust` lets pickled weights files run their code (`interpeval.bench.weights.load`).
+    that take them; `trust` lets pickled weights files run their code (`interpeval.bench.weights.load`). The units are
+    done by a Ray `cluster` (`interpeval.bench.ray_cluster.connected`) if there is one, else here.
 
     Raises:
         ValueError, TypeError, LookupError, OSError: something is not what it must be; nothing was written.
         ExistingError: finished work is there and must not be.
     """
     start = time.perf_counter()
-    parts = [_resolve(experiment, dataset_options) for experiment in suite.experiments]
+    parts = [resolve(experiment, dataset_options) for experiment in suite.experiments]
     _check_folder(folder)
     plans = [_plan(part, suite.seed, options, trust=trust) for part in parts]
     store = Store(folder)
@@ -99,7 +104,12 @@ def run(
             f"`{folder}` holds finished work of this run; choose another --out, or --existing skip or redo"
         )
     manifest = Manifest.begin(folder, suite, plans, options, command, dataset_options=dataset_options)
-    failures = _drain(plans, store, options)
+    if cluster is None:
+        failures = _drain(plans, options, lambda watched: drain(plans, store, watched))
+    else:
+        failures = _drain(
+            plans, options, lambda watched: cluster.drain(suite, plans, store, watched, dataset_options=dataset_options)
+        )
     results = manifest.results(store)
     manifest.finish(failures, results)  # before the page is made, which says what went wrong
     results.publish(folder)
@@ -227,9 +237,10 @@ class Manifest:
         write_whole(self.folder / MANIFEST, payload.encode())
 
 
-def _resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> _Parts:
+def resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> Parts:
+    """Return what the names of an experiment stand for; its model is only looked for."""
     check_model_name(experiment.model)
-    return _Parts(
+    return Parts(
         experiment,
         resolve_dataset(experiment.dataset, **dataset_options),
         with_controls([resolve_explainer(name) for name in experiment.explainers]),
@@ -237,7 +248,7 @@ def _resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> _
     )
 
 
-def _plan(parts: _Parts, seed: int, options: Options, *, trust: bool) -> Plan:
+def _plan(parts: Parts, seed: int, options: Options, *, trust: bool) -> Plan:
     model = resolve_model(
         parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True, trust=trust
     )
@@ -261,7 +272,10 @@ def _count_finished(plans: Sequence[Plan], store: Store) -> int:
     )
 
 
-def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failure]:
+def _drain(
+    plans: Sequence[Plan], options: Options, start: Callable[[Options], Iterator[list[Unit] | Failure]]
+) -> list[Failure]:
+    """Have everything done, show how far it is, and return what failed."""
     total = sum(len(row.indices) for plan in plans for row in plan.rows)
     failures: list[Failure] = []
     with tqdm(total=total, unit="img", desc="scoring", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
@@ -272,7 +286,7 @@ def _drain(plans: Sequence[Plan], store: Store, options: Options) -> list[Failur
         def advance(_: Row, samples: int) -> None:
             bar.update(samples)
 
-        for outcome in drain(plans, store, replace(options, on_start=name, on_unit=advance)):
+        for outcome in start(replace(options, on_start=name, on_unit=advance)):
             if isinstance(outcome, Failure):
                 failures.append(outcome)
     return failures
