@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def connected(address: str) -> Generator[Cluster]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        ray = import_module("ray")  # an extra: type checkers need not know it
     except ImportError as error:
         raise ImportError('`--ray` needs Ray, which is not installed: pip install "interpeval[ray]"') from error
     try:

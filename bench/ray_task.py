@@ -8,6 +8,7 @@ import socket
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,7 @@ def variables_of(experiment: Experiment) -> dict[str, str]:
 def _plan_of(reference: Any) -> tuple[Plan, Options]:
     key = reference.hex()
     if key not in _plans:
-        import ray
-
-        _plans[key] = _made(ray.get(reference))
+        _plans[key] = _made(import_module("ray").get(reference))
     return _plans[key]
 
 
