@@ -364,7 +364,8 @@ def _first_of(base: Suite, given: dict[str, Any]) -> Any:
 
 def _folder_name(given: dict[str, Any]) -> str:
     text = str(given.get("dataset", "digit_scenes")).partition("?")[0]
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in text).lstrip("._-") or "run"
+    plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in text)
+    return plain[-64:].lstrip("._-") or "run"
 
 
 def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict[str, Any]) -> Outcome:
