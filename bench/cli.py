@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import textwrap
 from contextlib import AbstractContextManager, nullcontext
@@ -364,7 +365,7 @@ def _first_of(base: Suite, given: dict[str, Any]) -> Any:
 
 def _folder_name(given: dict[str, Any]) -> str:
     text = str(given.get("dataset", "digit_scenes")).partition("?")[0]
-    plain = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in text)
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", text)
     return plain[-64:].lstrip("._-") or "run"
 
 
