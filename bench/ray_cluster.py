@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from .suite import Experiment, Suite
 
 ATTEMPTS = 3  # so often a unit is tried before it counts as failed
 _AHEAD = 2  # tasks handed to Ray for each one that can run
+_KNOCK = 20.0  # seconds to wait for an address to answer
 _POLL = 1.0  # seconds after which Ctrl-C is heard at the latest
 
 
@@ -133,8 +135,9 @@ def connected(address: str) -> Generator[Cluster]:
     except ImportError as error:
         raise ImportError('`--ray` needs Ray, which is not installed: pip install "interpeval[ray]"') from error
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"`--ray` must be `auto` or the address of a Ray cluster, was `{address}`: {lines[0]}"
@@ -143,6 +146,13 @@ def connected(address: str) -> Generator[Cluster]:
         yield Cluster(ray)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody listens at `host:port`; Ray itself would go on trying for many minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
 
 
 def _line(error: Exception) -> str:

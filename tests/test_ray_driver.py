@@ -190,3 +190,10 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     message = r"`--ray` needs Ray, which is not installed: pip install .interpeval.ray."
     with pytest.raises(ImportError, match=message), connected("auto"):
         pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "127.0.0.1:99999", "nowhere.invalid:6379"])
+def test_an_address_where_nobody_listens_is_refused_without_ray_trying_for_long(monkeypatch, address: str) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: pytest.fail("Ray was asked")))
+    with pytest.raises(ValueError, match="`--ray`: no Ray cluster can be reached at"), connected(address):
+        pass
