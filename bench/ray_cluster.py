@@ -61,7 +61,7 @@ class Cluster:
     ) -> Iterator[list[Unit] | Failure]:
         """Have every unit of some plans done; yields the units of each shard as they come, or what went wrong with it.
 
-        A unit that fails is tried three times in all, and one whose process or node dies likewise.
+        A unit that fails, or whose process or node dies, is tried three times in all.
 
         Args:
             suite: what the plans were made of.
@@ -80,9 +80,8 @@ class Cluster:
                 f"no node of the Ray cluster has room for a task with {needs['CPU']} CPUs and {needs['GPU']} GPUs: "
                 "OMP_NUM_THREADS says how many CPUs a task has"
             )
-        task = self._ray.remote(do).options(
-            num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=ATTEMPTS - 1
-        )  # `max_retries` counts deaths of processes and nodes, not errors
+        # Ray itself tries nothing again: it would not count with us, and never end where memory is short.
+        task = self._ray.remote(do).options(num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0)
         orders = {
             place: self._ray.put(_order(experiment, plan, suite.seed, options, dataset_options))
             for place, (experiment, plan) in enumerate(zip(suite.experiments, plans, strict=True))
@@ -138,10 +137,7 @@ def connected(address: str) -> Generator[Cluster]:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, OverflowError, ValueError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f"`--ray` must be `auto` or the address of a Ray cluster, was `{address}`: {lines[0]}"
-        ) from error
+        raise ValueError(f"`--ray`: no Ray cluster can be reached at `{address}`: {_line(error)}") from error
     try:
         yield Cluster(ray)
     finally:

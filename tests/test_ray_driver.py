@@ -66,7 +66,7 @@ def test_the_bytes_are_those_of_a_run_without_a_cluster(tmp_path: Path) -> None:
     assert board(tmp_path / "tasks") == board(tmp_path / "alone")
     one, other = (load_results(tmp_path / name).scores for name in ("alone", "tasks"))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
-    assert ray.asked == [{"num_cpus": torch.get_num_threads(), "num_gpus": 0, "max_retries": 2}]
+    assert ray.asked == [{"num_cpus": torch.get_num_threads(), "num_gpus": 0, "max_retries": 0}]
     assert ray.at_a_time == 4, "two for each of two processors, however many units there are"
 
 
