@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import sys
 import textwrap
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +17,14 @@ import click
 
 from .check_commands import check_command, compare_command
 from .exits import FAULTY, INTERRUPTED, UNUSABLE, guarded, refuse, shown
+from .repeat_command import repeat_command
 from .work_commands import status_command, worker_command
 
 if TYPE_CHECKING:
     from .conformance import CheckResult
     from .disagreement import Report
     from .local_workers import Crew
+    from .ray_cluster import Cluster
     from .run import Outcome
     from .suite import Suite
     from .training_job import Trained
@@ -37,6 +41,7 @@ main.add_command(compare_command)
 main.add_command(check_command)
 main.add_command(worker_command)
 main.add_command(status_command)
+main.add_command(repeat_command)
 
 
 @main.command("list")
@@ -92,6 +97,7 @@ def list_command(kind: str | None, as_json: bool) -> None:
     "--unit-timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
     help="Kill the process of a unit (64 samples of one explainer) that takes longer; it is tried three times.",
 )  # fmt: skip
+@click.option("--ray", metavar="ADDRESS|auto", help="Have the work done by a Ray cluster (extra `ray`).")
 def run_command(suite: str | None, batch_size: str, device: str, out: Path | None, **options: Any) -> None:
     """Score explanations. Without arguments: the suite `quickstart`.
 
@@ -363,7 +369,8 @@ def _first_of(base: Suite, given: dict[str, Any]) -> Any:
 
 def _folder_name(given: dict[str, Any]) -> str:
     text = str(given.get("dataset", "digit_scenes")).partition("?")[0]
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in text).lstrip("._-") or "run"
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", text)
+    return plain[-64:].lstrip("._-") or "run"
 
 
 def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict[str, Any]) -> Outcome:
@@ -387,9 +394,11 @@ def _run(suite: Suite, folder: Path, batch_size: str, device: str, options: dict
         wanted = {"download": options["download"] or None, "on_bad_sample": options["on_bad_sample"]}
         further = {name: value for name, value in wanted.items() if value is not None}
         command = " ".join(["interpeval", *sys.argv[1:]])
-        return run(
-            suite, folder, chosen, command=command, dataset_options=further, trust=options["trust"], crew=_crew(options)
-        )
+        with _cluster(options["ray"]) as cluster:
+            return run(
+                suite, folder, chosen, command=command, dataset_options=further, trust=options["trust"],
+                crew=_crew(options), cluster=cluster,
+            )  # fmt: skip
 
     return guarded(start, ExistingError, WorkerError)
 
@@ -401,6 +410,14 @@ def _crew(options: dict[str, Any]) -> Crew | None:
     if options["workers"] is None and options["unit_timeout"] is None:
         return None
     return Crew(options["workers"] or 1, options["unit_timeout"], trust=options["trust"])
+
+
+def _cluster(address: str | None) -> AbstractContextManager[Cluster | None]:
+    if address is None:
+        return nullcontext()
+    from .ray_cluster import connected
+
+    return connected(address)
 
 
 def _batch_size(text: str) -> int | None:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -82,8 +82,8 @@ class LocalWorkers:
         self._in_hand: dict[tuple[int, str], float] = {}
         self._fruitless = 0
 
-    def drain(self, units: Sequence[Work], on_settled: Callable[[Work], None]) -> None:
-        """Return when all units are finished or have failed for good, or when asked to stop.
+    def drain(self, units: Sequence[Work]) -> Iterator[Work]:
+        """Yield every unit once it is finished or has failed for good, until all are, or until asked to stop.
 
         Raises:
             WorkerError: the workers cannot go on; what they said stands on the terminal.
@@ -93,25 +93,26 @@ class LocalWorkers:
             while left and not self._stop.requested:
                 self._staff()
                 start = time.monotonic()
-                left = self._without_settled(left, on_settled)
+                settled, left = self._parted(left)
                 took = time.monotonic() - start
+                yield from settled
                 time.sleep(min(_LONGEST, max(_POLL, _SHARE * took)) if left else 0)
             self._end()
-            self._without_settled(left, on_settled)
+            yield from self._parted(left)[0]
         finally:
             for process in self._running.values():
                 self._kill(process)
 
-    def _without_settled(self, left: Sequence[Work], on_settled: Callable[[Work], None]) -> list[Work]:
-        still: list[Work] = []
-        for unit in left:
-            if self._store.holds(unit.key, unit.row.metrics) or self._attempts.exhausted(unit.key):
-                on_settled(unit)
-            else:
-                still.append(unit)
-        if len(still) < len(left):
+    def _parted(self, units: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+        """Tell settled units from those that are left."""
+        settled: list[Work] = []
+        left: list[Work] = []
+        for unit in units:
+            is_settled = self._store.holds(unit.key, unit.row.metrics) or self._attempts.exhausted(unit.key)
+            (settled if is_settled else left).append(unit)
+        if settled:
             self._fruitless = 0
-        return still
+        return settled, left
 
     def _staff(self) -> None:
         """See to it that all workers are there, and that none spends too long on a unit."""

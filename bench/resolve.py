@@ -146,7 +146,7 @@ def resolve_model(
     spec = parse(name)
     model_class = trainable_class(spec)
     if model_class is None:
-        module = _made(spec)
+        module = made(spec)
         if weight_file is not None:
             weights.load(module, weight_file, trust=trust)
     elif weight_file is None:
@@ -251,7 +251,7 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _made(spec: Spec) -> nn.Module:
+def made(spec: Spec) -> nn.Module:
     """Return the network that a place names, made by its factory."""
     if spec.name.startswith("torchvision:"):
         return _torchvision(spec.name.removeprefix("torchvision:"), spec.params)

@@ -16,7 +16,7 @@ from .suite import Experiment, Suite
 
 
 @dataclass(frozen=True, eq=False)
-class _Parts:
+class Parts:
     """An experiment with its names resolved, but for the model, which may have to be trained."""
 
     experiment: Experiment
@@ -34,14 +34,15 @@ def make_plans(
     check: Callable[[], None] = lambda: None,
 ) -> list[Plan]:
     """Resolve every name of a suite, then load or train its models; `check` is called in between."""
-    parts = [_resolve(experiment, dataset_options) for experiment in suite.experiments]
+    parts = [resolve(experiment, dataset_options) for experiment in suite.experiments]
     check()
     return [_plan(part, suite.seed, options, trust=trust) for part in parts]
 
 
-def _resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> _Parts:
+def resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> Parts:
+    """Return what the names of an experiment stand for; its model is only looked for."""
     check_model_name(experiment.model)
-    return _Parts(
+    return Parts(
         experiment,
         resolve_dataset(experiment.dataset, **dataset_options),
         with_controls([resolve_explainer(name) for name in experiment.explainers]),
@@ -49,7 +50,7 @@ def _resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> _
     )
 
 
-def _plan(parts: _Parts, seed: int, options: Options, *, trust: bool) -> Plan:
+def _plan(parts: Parts, seed: int, options: Options, *, trust: bool) -> Plan:
     model = resolve_model(
         parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True, trust=trust
     )

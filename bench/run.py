@@ -6,11 +6,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from .cases import explain_cases
 from .engine import Failure, Options, device_name, versions
 from .local_workers import Crew, LocalWorkers
 from .plan import Inapplicable, Plan, Row
+from .provenance import libraries, machine
 from .resolve_suite import make_plans
 from .results import Results
 from .stopping import Stop
@@ -29,6 +30,9 @@ from .store import Store, Unit
 from .stored import check_manifest, read_object
 from .suite import Suite
 from .worker import Work, Worker, failures, works
+
+if TYPE_CHECKING:
+    from .ray_cluster import Cluster
 
 SCHEMA = 1
 MANIFEST = "run.json"
@@ -73,12 +77,14 @@ def run(
     dataset_options: Mapping[str, object] = {},
     trust: bool = False,
     crew: Crew | None = None,
+    cluster: Cluster | None = None,
 ) -> Outcome:
     """Run a suite and leave its store, `run.json`, `leaderboard.csv` and pictures in `folder`.
 
     Every name is resolved before anything is trained or written. `dataset_options` are arguments for the datasets
     that take them; `trust` lets pickled weights files run their code (`interpeval.bench.weights.load`). A `crew` of
-    processes does the work, this one only watches; without it this one does. Others may join (`interpeval worker`).
+    processes or a Ray `cluster` (`interpeval.bench.ray_cluster.connected`) does the work, this process only watches;
+    without them it does the work, and others may join (`interpeval worker`).
 
     Raises:
         ValueError, TypeError, LookupError, OSError: something is not what it must be; nothing was written.
@@ -87,8 +93,10 @@ def run(
         KeyboardInterrupt: SIGINT or SIGTERM; what was in hand is finished, and kept.
     """
     start = time.perf_counter()
-    if crew is not None and options.existing == "redo":
+    if options.existing == "redo" and crew is not None:
         raise ValueError("`--existing redo` is done by one process: leave out --workers and --unit-timeout")
+    if crew is not None and cluster is not None:
+        raise ValueError("the units are done by local workers or by a Ray cluster, not both: leave one of them out")
     plans = make_plans(
         suite, options, dataset_options=dataset_options, trust=trust, check=lambda: _check_folder(folder)
     )
@@ -104,10 +112,18 @@ def run(
     attempts = Attempts(store.listing)
     attempts.forget(unit.key for unit in units)
     damaged = store.discard_damaged()
-    results = _drained(units, store, options, folder=folder, manifest=manifest, crew=crew)
+
+    def drain(watched: Options, stop: Stop) -> Iterable[Work]:
+        if crew is not None:
+            return LocalWorkers(crew, folder, manifest.content, store, stop=stop).drain(units)
+        if cluster is not None:
+            return cluster.drain(suite, plans, store, watched, stop=stop, dataset_options=dataset_options)
+        return Worker(units, store, watched, stop=stop).drain()
+
+    results = _drained(units, drain, options, store, manifest)
     if store.damaged:  # while others were being written
         damaged |= store.discard_damaged()
-        results = _drained(units, store, options, folder=folder, manifest=manifest, crew=crew)
+        results = _drained(units, drain, options, store, manifest)
     failed = failures(units, store)
     attempts.forget(unit.key for unit in units if store.holds(unit.key, unit.row.metrics))
     results.pictures[:0] = explain_cases(plans, results, store, options)
@@ -174,11 +190,14 @@ class Manifest:
                 "batch_size": options.batch_size,
                 "device": str(options.device),
             },
+            "earlier": _asked_earlier(earlier, suite),
             "command": command,
             "seed": suite.seed,
             "started": _utc(),
             "finished": None,
             "versions": versions(),
+            "libraries": libraries(),
+            "machine": machine(),
             "source": _source(),
             "device": device_name(options.device),
             "threads": threads or torch.get_num_threads(),
@@ -243,7 +262,11 @@ def _count_finished(plans: Sequence[Plan], store: Store) -> int:
 
 
 def _drained(
-    units: Sequence[Work], store: Store, options: Options, *, folder: Path, manifest: Manifest, crew: Crew | None
+    units: Sequence[Work],
+    drain: Callable[[Options, Stop], Iterable[Work]],
+    options: Options,
+    store: Store,
+    manifest: Manifest,
 ) -> Results:
     """Have all units finished or failed for good, show how far that is, and return what was found."""
     total, stop = sum(len(unit.shard) for unit in units), Stop()
@@ -255,14 +278,8 @@ def _drained(
         def name(row: Row) -> None:
             bar.set_postfix_str(printable(f"{row.about['model']} {row.about['explainer']}".strip()))
 
-        def advance(unit: Work) -> None:
+        for unit in drain(replace(options, on_start=name), stop):
             bar.update(len(unit.shard))
-
-        if crew is None:
-            for unit in Worker(units, store, replace(options, on_start=name), stop=stop).drain():
-                advance(unit)
-        else:
-            LocalWorkers(crew, folder, manifest.content, store, stop=stop).drain(units, advance)
     if stop.requested:
         raise KeyboardInterrupt
     return manifest.results(store)
@@ -276,6 +293,14 @@ def _row(row: Row) -> dict[str, Any]:
         "pictures": row.key(()),
         "metrics": {key: {"name": metric.name, "configuration": repr(metric)} for key, metric in row.metrics.items()},
     }
+
+
+def _asked_earlier(content: Mapping[str, Any], suite: Suite) -> list[dict[str, Any]]:
+    """Return what earlier runs into the folder were asked for, so that `run.json` says where all its rows are from."""
+    if not content:
+        return []
+    asked = [*content.get("earlier", []), {name: content[name] for name in ("suite", "options") if name in content}]
+    return [one for one in asked if one["suite"] != suite.model_dump(mode="json")]
 
 
 def _left_out(plans: Iterable[Plan]) -> dict[str, dict[str, int]]:

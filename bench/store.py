@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -181,6 +181,29 @@ class Store:
             warnings.warn(printable(f"unit `{name}` is damaged and counts as missing: {error}"), stacklevel=5)
             self.damaged[name] = str(error)
             return None
+
+
+class PackedUnit(NamedTuple):
+    """A unit as bytes, to be sent to another process.
+
+    Attributes:
+        arrays: as safetensors.
+        description: as JSON.
+    """
+
+    arrays: bytes
+    description: bytes
+
+
+def packed(unit: Unit) -> PackedUnit:
+    """Return a unit as bytes."""
+    arrays, description = _to_parts(unit)
+    return PackedUnit(save_tensors(arrays), json.dumps(description).encode())
+
+
+def unpacked(content: PackedUnit) -> Unit:
+    """Return the unit that was packed."""
+    return _from_parts(load_tensors(content.arrays), json.loads(content.description))
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:

@@ -84,7 +84,20 @@ def load_suite(name_or_path: str) -> Suite:
 
 def _read(path: Path) -> Suite:
     try:
-        return Suite.model_validate(tomllib.loads(read_text(path, most=MEBIBYTE)))
+        content = tomllib.loads(read_text(path, most=MEBIBYTE))
+    except (ValueError, RecursionError) as error:
+        raise SuiteError(f"suite file `{path}` is not TOML: {error}") from error
+    return checked_suite(content, path)
+
+
+def checked_suite(content: object, path: Path) -> Suite:
+    """Return the suite that stands in a file.
+
+    Raises:
+        SuiteError: it is none; every problem is named with its path.
+    """
+    try:
+        return Suite.model_validate(content)
     except ValidationError as error:
         raise SuiteError("\n".join(_lines(path, error))) from error
     except (ValueError, RecursionError) as error:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..datasets.limited_reading import MEBIBYTE, read_bytes, unpacked
 from .csv_table import plain_cell, quoted_cell, read_csv, write_csv
 from .files import write_whole
-from .names import printable
+from .names import OF_THE_MACHINE, printable
 from .record import CLASS_MEAN, Record, published_variant
 from .series import Identity, NotApplicable, Series
 
@@ -55,6 +55,11 @@ class Row(NamedTuple):
     def of(cls, item: Record | Identity) -> Row:
         """Return what a record or a series speaks of."""
         return cls(item.dataset, item.model, item.explainer, item.explainer_params, item.metric, item.variant)
+
+    @property
+    def of_the_machine(self) -> bool:
+        """Whether its numbers say more about the machine than about the explainer."""
+        return self.variant.rpartition("/")[2] in OF_THE_MACHINE
 
     @property
     def text(self) -> str:

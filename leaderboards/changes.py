@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .baseline import Baseline, Row
 from .check import changes_of_meaning
-from .names import OF_THE_MACHINE, printable
+from .names import printable
 from .paired import FLIPS, Differences, differences, holm
 from .record import CLASS_MEAN
 
@@ -148,7 +148,7 @@ def changes(a: Baseline, b: Baseline, *, seed: int = 0) -> Changes:
     shared = [row for row in sorted(a.records.keys() & b.records.keys()) if _measured(a, row) and _measured(b, row)]
     if not shared:
         raise ValueError("the two runs share no row: dataset, model, explainer, metric and variant must agree")
-    compared = [row for row in shared if row in a.samples and row in b.samples and not _of_the_machine(row)]
+    compared = [row for row in shared if row in a.samples and row in b.samples and not row.of_the_machine]
     for row in compared:
         _check_alike(a, b, row)
     pairs = [pair for row in compared if (pair := _pair(a, b, row)) is not None]
@@ -165,10 +165,6 @@ def changes(a: Baseline, b: Baseline, *, seed: int = 0) -> Changes:
 
 def _measured(side: Baseline, row: Row) -> bool:
     return side.records[row].kind == "measured"
-
-
-def _of_the_machine(row: Row) -> bool:
-    return row.variant.rpartition("/")[2] in OF_THE_MACHINE
 
 
 def _check_alike(a: Baseline, b: Baseline, row: Row) -> None:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 from .baseline import Baseline, Row, Samples, as_written
-from .names import OF_THE_MACHINE, printable
+from .names import printable
 from .paired import FLIPS, holm, sign_flip_test
 from .record import CLASS_MEAN, Record
 from .statistics import CONFIDENCE, SMALL, Sampling
@@ -259,7 +259,7 @@ def _fewer(finding: Finding, old: Record, new: Record, one: Samples | None, two:
 
 def _uncounted(finding: Finding, old: Record, new: Record) -> Finding | None:
     """Return what the values do not say, or must not be asked."""
-    if finding.row.variant.rpartition("/")[2] in OF_THE_MACHINE:
+    if finding.row.of_the_machine:
         return replace(finding, verdict="untested", reason="says more about the machine")
     size, fails = _size(new), new.n_invalid
     if fails * _size(old) > old.n_invalid * size:

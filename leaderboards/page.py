@@ -76,7 +76,7 @@ def page(board: Board, notes: Notes) -> str:
         keep_trailing_newline=True,
     )
     tables, galleries = Tables(board), Galleries(board, notes.galleries)
-    parts = {
+    parts: dict[str, Any] = {
         "beside": tables.beside,
         "orders": board.orderings,
         "charts": _charts(board),
