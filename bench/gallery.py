@@ -21,6 +21,7 @@ from ..leaderboards.page_gallery import Gallery, GallerySample, Picture
 from .store import Unit
 
 _CELL = 1.15  # inches
+_MOST = 16  # heatmaps side by side; more go into further blocks
 _SIGNED, _POSITIVE = "RdBu_r", "cividis"  # both are safe for colour-blind readers
 _LARGEST = 128  # pixels of a picture in a page
 PERCENTILE = 99.5
@@ -33,12 +34,16 @@ def gallery_figure(units: Sequence[Unit], path: Path) -> None:
     A map with negative values is shown in red (for) and blue (against) around white; one without from dark to
     bright. Every map has a scale of its own: only its shape can be compared.
     """
-    blocks = _blocks(units)
-    rows = sum(len(block[0].previews["images"]) for block in blocks.values())
-    columns = max(_leading(block) + len(block) for block in blocks.values())
+    blocks = [
+        (names, block[start : start + _MOST])
+        for names, block in _blocks(units).items()
+        for start in range(0, len(block), _MOST)
+    ]
+    rows = sum(len(block[0].previews["images"]) for _, block in blocks)
+    columns = max(_leading(block) + len(block) for _, block in blocks)
     figure = Figure(figsize=(columns * _CELL, rows * _CELL + 0.5 * len(blocks)), layout="constrained", dpi=110)
     parts = figure.subfigures(len(blocks), 1, squeeze=False)[:, 0]
-    for part, ((dataset, model), block) in zip(parts, blocks.items(), strict=True):
+    for part, ((dataset, model), block) in zip(parts, blocks, strict=True):
         part.suptitle(f"{dataset} · {model}".replace("$", r"\$"), fontsize=9)
         _draw_block(part, block, columns)
     FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
