@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..leaderboards.cases import Subject, cases_of
+from ..leaderboards.names import printable
 from ..metrics.base import TargetRule
 from .engine import Options, explain
 from .plan import Plan, Row
@@ -45,7 +46,7 @@ def explain_cases(plans: Sequence[Plan], results: Results, store: Store, options
         with tqdm(total=total, unit="img", desc=_WHAT, file=sys.stderr, dynamic_ncols=True) as bar:
             try:
                 for job in jobs:
-                    bar.set_postfix_str(f"{job.row.about['model']} {job.row.about['explainer']}")
+                    bar.set_postfix_str(printable(f"{job.row.about['model']} {job.row.about['explainer']}"))
                     found += _finish(job, results, store, options)
                     bar.update(len(job.ids))
             except KeyboardInterrupt:
@@ -60,7 +61,8 @@ def _finish(job: _Job, results: Results, store: Store, options: Options) -> list
         store.write_pictures(unit)
     except Exception as error:  # noqa: BLE001  # a picture less is not the end of the run
         explainer = job.row.about["explainer"]
-        tqdm.write(f"No heatmaps of {_WHAT} by {explainer}: {type(error).__name__}: {error}", sys.stderr)
+        reason = printable(f"{explainer}: {type(error).__name__}: {error}")
+        tqdm.write(f"No heatmaps of {_WHAT} by {reason}", sys.stderr)
         return []
     return [unit]
 
