@@ -151,7 +151,7 @@ def _orderings(board: Board) -> Iterator[str]:
     yield tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
     exceptions = [
         f"- {as_text(one.printed.table)}, {as_code(one.metric)}: {'; '.join(map(as_text, one.exceptions))}"
-        + (f". Likely because: {as_text(one.printed.cause)}" if one.printed.cause else "")
+        + (f". Likely cause: {as_text(one.printed.cause)}" if one.printed.cause else "")
         for one in board.orderings
         if one.exceptions
     ]

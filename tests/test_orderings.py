@@ -124,7 +124,7 @@ def test_a_board_says_which_orders_hold_and_why_some_may_not():
     section = text.split("## Orders that publications print\n\n")[1]
     assert "| 2 of 3 pairs as printed, 2 of them with separate intervals |" in section
     assert "site gradcam (0.5) is not better than site deconvnet (0.7)" in section
-    assert "Likely because: on digits the last feature map has few cells" in section
+    assert "Likely cause: on digits the last feature map has few cells" in section
     assert "Orders that" not in markdown(merge([Source("a", [row("own", 0.9)])]), title="t")
 
 
