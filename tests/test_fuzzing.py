@@ -26,6 +26,7 @@ from idx_files import idx
 from interpeval.bench import weights
 from interpeval.bench.checkpoint import Checkpoint
 from interpeval.bench.gallery import galleries
+from interpeval.bench.progress import progress
 from interpeval.bench.results import Results
 from interpeval.bench.run import Manifest
 from interpeval.bench.store import MetricResult, Store, Unit
@@ -273,7 +274,7 @@ def read_run(path):
     (folder / "run.json").write_bytes(path.read_bytes())
     try:
         manifest = Manifest.read(folder)
-        manifest.progress(Store(folder))
+        progress(folder, manifest.content)
         text = manifest.results(Store(folder)).table()
     except ValueError:
         return

@@ -56,7 +56,7 @@ def wanted_files() -> set[str]:
     sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     boards = ROOT / "leaderboards"
     data = [*(ROOT / "bench" / "suites").glob("*.toml"), *(ROOT / folder / "py.typed" for folder in FOLDERS)]
-    data += [boards / "published.csv", *(boards / "templates").iterdir()]
+    data += [boards / "orderings.toml", boards / "published.csv", *(boards / "templates").iterdir()]
     return {f"interpeval/{path.relative_to(ROOT).as_posix()}" for path in (*sources, *data)}
 
 
