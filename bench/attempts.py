@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
+import platform
 import time
 import uuid
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ class Attempts:
         """Write down that an attempt failed."""
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{key}.{time.time_ns()}-{uuid.uuid4().hex[:8]}{_ENDING}"
-        attempt = asdict(Attempt(message, trace, socket.gethostname()))
+        attempt = asdict(Attempt(message, trace, platform.node()))
         write_whole(self._folder / name, json.dumps(attempt, indent=1).encode())
         self._listing.add(key, name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import platform
 import threading
 import time
 import uuid
@@ -96,7 +96,7 @@ class Leases:
     ) -> None:
         """Nothing is written before a lease is claimed."""
         self.folder = folder
-        self.me = Holder(uuid.uuid4().hex[:12], socket.gethostname(), _machine(), os.getpid())
+        self.me = Holder(uuid.uuid4().hex[:12], platform.node(), _machine(), os.getpid())
         self._beat = beat
         self._patience = patience
         self._on_gone = on_gone

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
-import socket
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,10 +115,10 @@ def do(orders: Sequence[Any], asked: Asked) -> PackedUnit | WentWrong:
         row = _row_of(plan, asked)
         outcome = finish_unit(row, asked.shard, _Relay(asked.done), options)
         if isinstance(outcome, Failure):
-            return WentWrong(f"{outcome.message} (on {socket.gethostname()})", outcome.trace)
+            return WentWrong(f"{outcome.message} (on {platform.node()})", outcome.trace)
         return packed(outcome[-1])
     except Exception as error:  # noqa: BLE001  # the driver decides what becomes of it
-        message = f"{type(error).__name__}: {error} (on {socket.gethostname()})"
+        message = f"{type(error).__name__}: {error} (on {platform.node()})"
         return WentWrong(message, traceback.format_exc())
 
 

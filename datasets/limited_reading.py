@@ -8,11 +8,11 @@ import math
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 DEPTH = 64
 """Lists and objects within each other that a JSON text may have: files in use have five or six."""
 MEBIBYTE = 2**20
@@ -103,6 +103,8 @@ def parse_json(data: bytes) -> Any:
 
 def _depth(data: bytes) -> int:
     """Count how deep brackets stand in each other outside of strings, before a parser goes as deep."""
+    import numpy as np  # which lists and suites need not load
+
     if b"\\" in data:
         data = _without_escapes(data)
     deepest = depth = quotes = 0
@@ -118,6 +120,8 @@ def _depth(data: bytes) -> int:
 
 def _marks(data: NDArray[np.uint8]) -> NDArray[np.int8]:
     """Return 1 for each bracket that opens, −1 for each that closes and 0 for each quotation mark, in their order."""
+    import numpy as np
+
     table = np.full(256, 2, dtype=np.int8)
     for characters, mark in ((b"[{", 1), (b"]}", -1), (b'"', 0)):
         table[list(characters)] = mark
