@@ -57,17 +57,25 @@ def compare_command(a: Path, b: Path, *, style: str, as_json: bool, samples: int
     help="How probable a failure may be though nothing has changed.",
 )  # fmt: skip
 @click.option(
-    "--atol", type=click.FloatRange(min=0), default=0.0, show_default=True, help="How much worse a value may be."
+    "--atol", type=click.FloatRange(min=0), default=0.0, show_default=True, help="How far off a value may be."
 )
+@click.option("--any-change", is_flag=True, help="Fail where a number is better, too: bugs can also raise numbers.")
 @click.option(
     "--format", "outputs", metavar="FORMAT[=FILE]", multiple=True,
     help=f"Print, or write into FILE: {', '.join(FORMATS)}; repeat for several. [default: table]",
 )  # fmt: skip
 @click.option("--update", is_flag=True, help="Show the difference, then take this run as the baseline from now on.")
 def check_command(
-    folder: Path, *, against: Path, alpha: float, atol: float, outputs: Sequence[str], update: bool
+    folder: Path,
+    *,
+    against: Path,
+    alpha: float,
+    atol: float,
+    any_change: bool,
+    outputs: Sequence[str],
+    update: bool,
 ) -> None:
-    """Check that no number of a run is worse than in a baseline.
+    """Check that no number of a run is worse than in a baseline (with --any-change: that none is another one).
 
     Equal numbers are demanded where seed, samples, metric version, weights, device and version of PyTorch agree; else
     a paired test decides, if the per-sample scores of both are at hand (`board.scores.csv.gz` beside `board.csv`), or
@@ -76,7 +84,7 @@ def check_command(
     2 unusable input.
     """
     wanted = guarded(lambda: [_output(text) for text in outputs or ["table"]])
-    found, after = guarded(lambda: _check(folder, against, alpha, atol, update=update))
+    found, after = guarded(lambda: _check(folder, against, alpha, atol, any_change=any_change, update=update))
     for name, file in wanted:
         guarded(lambda name=name, file=file: _publish(found, name, file))
     if update:
@@ -114,7 +122,9 @@ def _changes(a: Path, b: Path) -> Changes:
     return changes(read_side(a), read_side(b))
 
 
-def _check(folder: Path, against: Path, alpha: float, atol: float, *, update: bool) -> tuple[Check, Baseline]:
+def _check(
+    folder: Path, against: Path, alpha: float, atol: float, *, any_change: bool, update: bool
+) -> tuple[Check, Baseline]:
     from ..leaderboards.baseline import Baseline
     from ..leaderboards.check import check
 
@@ -126,7 +136,7 @@ def _check(folder: Path, against: Path, alpha: float, atol: float, *, update: bo
     before = Baseline({}) if update and not against.exists() else read_side(against)
     if not before.records and not update:
         raise ValueError(f"`{against}` holds no measured record: there is nothing to check against")
-    return check(before, after, alpha=alpha, atol=atol), after
+    return check(before, after, alpha=alpha, atol=atol, any_change=any_change), after
 
 
 def _publish(found: Check, name: str, file: Path | None) -> None:

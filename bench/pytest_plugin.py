@@ -41,6 +41,7 @@ class RegressionGuard:
         *,
         alpha: float = 0.01,
         atol: float = 0.0,
+        any_change: bool = False,
         seed: int = 0,
         limit: int | None = None,
         device: str = "auto",
@@ -57,7 +58,8 @@ class RegressionGuard:
             metrics: metrics or their names.
             baseline: a CSV of records, with the per-sample scores beside it, as `--interpeval-update` writes it.
             alpha: how probable a failure may be though nothing has changed.
-            atol: how much worse a value may be.
+            atol: how far off a value may be.
+            any_change: fail where a number is better, too.
             seed: seeds every draw; numbers must be equal if it is that of the baseline and the model is the same.
             limit: use the first samples only.
             device: `"auto"`, `"cpu"`, `"cuda"`, …
@@ -86,7 +88,7 @@ class RegressionGuard:
             raise ValueError(
                 f"`{path}` has no row of this subject and these metrics: make them with `pytest {_OPTION}`"
             )
-        found = check(concerned, after, alpha=alpha, atol=atol)
+        found = check(concerned, after, alpha=alpha, atol=atol, any_change=any_change)
         if self.update:
             self._write(before, concerned, after, path)
             self.updated.append(f"{path}\n{as_table(found, accept='')}")

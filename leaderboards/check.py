@@ -38,9 +38,9 @@ from .statistics import CONFIDENCE, SMALL, Sampling
 ALPHA = 0.01
 """Probability, at most, that a check fails though nothing has changed."""
 
-Verdict = Literal["same", "better", "worse", "missing", "changed", "untested", "new"]
+Verdict = Literal["same", "better", "different", "worse", "missing", "changed", "untested", "new"]
 Test = Literal["exact", "paired", "interval", ""]
-FAILURES: frozenset[Verdict] = frozenset({"worse", "missing", "changed"})
+FAILURES: frozenset[Verdict] = frozenset({"worse", "different", "missing", "changed"})
 
 # One draw serves all samples, so that under another seed their scores move together: no test over samples holds.
 _SHARED_DRAWS = frozenset({"parameter_randomization"})
@@ -53,8 +53,9 @@ class Finding:
 
     Attributes:
         row: what it speaks of.
-        verdict: `same` (no change, or none that is more than chance), `better`, `worse`, `missing` (not in the other
-            run), `changed` (must not be compared), `untested` (cannot be compared), or `new` (not in the baseline).
+        verdict: `same` (no change, or none that is more than chance), `better`, `different` (better, where no number
+            may move), `worse`, `missing` (not in the other run), `changed` (must not be compared), `untested` (cannot
+            be compared), or `new` (not in the baseline).
         test: how it was compared; empty where it was not.
         before: value in the baseline.
         after: value now.
@@ -87,7 +88,7 @@ class Check:
     Attributes:
         findings: one per row, sorted by row.
         alpha: probability, at most, of a failure where nothing has changed.
-        atol: how much worse a value may be.
+        atol: how far off a value may be.
     """
 
     findings: tuple[Finding, ...]
@@ -138,7 +139,9 @@ class _Losses:
     differ: bool
 
 
-def check(before: Baseline, after: Baseline, *, alpha: float = ALPHA, atol: float = 0.0) -> Check:
+def check(
+    before: Baseline, after: Baseline, *, alpha: float = ALPHA, atol: float = 0.0, any_change: bool = False
+) -> Check:
     """Compare every row of a baseline with the same row of another run.
 
     A row is `worse` if its test says so, or if the explainer fails on a larger share of the samples than before;
@@ -147,8 +150,10 @@ def check(before: Baseline, after: Baseline, *, alpha: float = ALPHA, atol: floa
     Args:
         before: the baseline.
         after: what is checked.
-        alpha: probability, at most, that an unchanged row is called worse, over all rows together.
+        alpha: probability, at most, that an unchanged row is called worse (or different), over all rows together.
         atol: how much worse a value may be, in units of the metric.
+        any_change: call rows that are better `different`, which is a failure: a bug may also raise a number. Each
+            direction then has half of `alpha`.
 
     Raises:
         ValueError: if `alpha` or `atol` is not what it must be.
@@ -189,13 +194,16 @@ def check(before: Baseline, after: Baseline, *, alpha: float = ALPHA, atol: floa
             by_interval.append(found)
         else:
             findings.append(found)
-    paired = _sign_flips(losses, before, after, flips=math.ceil(5 * (len(losses) + len(by_interval)) / alpha))
-    findings += _adjusted([*by_interval, *paired], alpha)
+    level = alpha / 2 if any_change else alpha
+    paired = _sign_flips(losses, before, after, flips=math.ceil(5 * (len(losses) + len(by_interval)) / level))
+    findings += _adjusted([*by_interval, *paired], level)
     findings += [
         Finding(row=row, verdict="new", after=record.value, n=record.n)
         for row, record in after.records.items()
         if row not in before.records and record.kind == "measured"
     ]
+    if any_change:
+        findings = [replace(one, verdict="different") if one.verdict == "better" else one for one in findings]
     return Check(tuple(sorted(findings, key=lambda finding: finding.row)), alpha, atol)
 
 

@@ -19,6 +19,7 @@ ACCEPT = "If that is meant, accept it with --update."
 _ANNOTATIONS = 10  # as many as GitHub shows of one step
 _WORDS: dict[Verdict, str] = {
     "worse": "worse",
+    "different": "different",
     "missing": "missing",
     "changed": "must not be compared",
     "better": "better",

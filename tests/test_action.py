@@ -47,22 +47,26 @@ def test_no_script_holds_an_input_as_text():
     assert not any("${{" in script for script in scripts().values())
     inputs = re.search(r"^inputs:\n(.*?)^outputs:", TEXT, flags=re.MULTILINE | re.DOTALL)
     assert inputs is not None
-    declared = set(re.findall(r"^  (\w+):$", inputs[1], flags=re.MULTILINE))
-    assert set(re.findall(r"inputs\.(\w+)", TEXT)) == declared
+    declared = set(re.findall(r"^  ([\w-]+):$", inputs[1], flags=re.MULTILINE))
+    assert set(re.findall(r"inputs\.([\w-]+)", TEXT)) == declared
 
 
-@pytest.mark.parametrize(("change", "code", "verdict"), [(0.0, 0, "passed"), (-0.125, 1, "failed")])
-def test_the_check_writes_everything_and_ends_as_the_command_does(tmp_path, change, code, verdict):
+@pytest.mark.parametrize(
+    ("change", "any_change", "said"),
+    [(0.0, "true", ""), (0.125, "false", ""), (0.125, "true", "different"), (-0.125, "false", "worse")],
+)
+def test_the_check_writes_everything_and_ends_as_the_command_does(tmp_path, change, any_change, said):
     out = tmp_path / "my results"
     out.mkdir()
     board, now = written(tmp_path / "board.csv", 0.0), written(tmp_path / "now.csv", change, seed=1)
     # A CSV stands for the folder of a run, which would have to be made first.
     script = scripts()["check"].replace('-- "$OUT"', f'-- "{now}"')
-    done = run(tmp_path, script, OUT=str(out), AGAINST=str(board), ALPHA="0.01", ATOL="0")
-    assert done.returncode == code, done.stderr
+    done = run(tmp_path, script, OUT=str(out), AGAINST=str(board), ALPHA="0.02", ATOL="0", ANY_CHANGE=any_change)
+    assert done.returncode == bool(said), done.stderr
+    verdict = "failed" if said else "passed"
     assert (tmp_path / "summary.md").read_text(encoding="utf-8").startswith(f"### interpeval check: {verdict}")
     assert (out / "check.xml").read_text(encoding="utf-8").startswith("<testsuites")
-    assert ("::error title=interpeval check%3A worse" in done.stdout) == (code == 1)
+    assert re.findall(r"::error title=interpeval check%3A (\w+)", done.stdout) == ([said] if said else [])
 
 
 def test_a_run_that_fails_fails_the_step(tmp_path):

@@ -58,6 +58,22 @@ def test_a_loss_within_atol_is_none(atol, verdict):
     assert only(found).verdict == verdict
 
 
+@pytest.mark.parametrize(("atol", "verdict"), [(0.0, "different"), (0.125, "same")])
+def test_where_no_number_may_move_a_better_one_fails(atol, verdict):
+    found = check(side(series(BEFORE)), side(series(BEFORE + 0.125)), any_change=True, atol=atol)
+    assert only(found).verdict == verdict
+    assert len(found.failures) == (verdict == "different")
+
+
+@pytest.mark.parametrize("change", [0.125, -0.125])
+def test_where_no_number_may_move_each_direction_has_half_of_alpha(change):
+    before, after = side(series(BEFORE)), side(series(BEFORE + change, seed=1))
+    said = "different" if change > 0 else "worse"
+    for alpha, verdict in ((2 / 64, said), (1.9 / 64, "same")):
+        found = only(check(before, after, any_change=True, alpha=alpha))
+        assert (found.verdict, found.p) == (verdict, 1 / 64)
+
+
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"torch": "2.10.0"}, {"device": "cuda:H100"}])
 def test_other_circumstances_are_tested_sample_by_sample(changes):
     found = only(check(side(series(BEFORE)), side(series(BEFORE - 0.125, **changes)), alpha=0.02))

@@ -47,6 +47,13 @@ def test_unchanged_or_better_is_0(board, tmp_path, change):
     assert call("check", now, "--against", board).exit_code == 0
 
 
+def test_better_is_1_where_no_number_may_move(board, tmp_path):
+    now = written(tmp_path / "now.csv", series(VALUES + 0.125, seed=1))
+    found = call("check", now, "--against", board, "--any-change", "--alpha", 2 / 128)
+    assert found.exit_code == 1
+    assert found.output.startswith("1 rows: 1 different (tests: 1 paired; ")
+
+
 def test_worse_is_1(board, worse):
     found = call("check", worse, "--against", board)
     assert found.exit_code == 1

@@ -57,6 +57,10 @@ def test_reseeded(interpeval):
     assert "paired" in guard(interpeval, Mine(), seed=1).tests
 
 
+def test_nothing_may_move(interpeval):
+    guard(interpeval, Mine(), any_change=True)
+
+
 def test_buggy(interpeval):
     guard(interpeval, Buggy())
 
@@ -116,7 +120,7 @@ def test_a_baseline_is_made_guarded_and_rewritten(tmp_path):
 
     code, output = run(tmp_path)
     assert code == 1
-    assert "3 failed, 2 passed" in output
+    assert "3 failed, 3 passed" in output
     assert "FAILED test_mine.py::test_buggy" in output
     assert "worse" in output
     assert "accept it with `pytest --interpeval-update`" in output
@@ -129,4 +133,6 @@ def test_a_baseline_is_made_guarded_and_rewritten(tmp_path):
     after = read_baseline(path)
     assert after.records.keys() == before.records.keys() | other.records.keys()
     moved = {row.metric for row in before.records if after.records[row].value != before.records[row].value}
+    code, output = run(tmp_path, "test_mine.py::test_nothing_may_move")
+    assert (code, "different" in output) == (1, True)  # it is better than the bug
     assert moved == {"deletion"}  # the cosines of self-consistency are the same for maps of the other sign
