@@ -180,7 +180,8 @@ def test_two_runs_into_one_folder_are_both_repeated(tmp_path: Path) -> None:
 
 
 def test_a_damaged_unit_of_the_run_is_missing_and_not_touched(done: Path) -> None:
-    victim = min((done / "units").glob("*.safetensors"))
+    described = {path: json.loads(path.read_text()) for path in (done / "units").glob("*.json")}
+    victim = min(path for path, unit in described.items() if unit["metrics"]).with_suffix(".safetensors")  # no pictures
     victim.write_bytes(victim.read_bytes()[:-3])
     before = files(done)
     with pytest.warns(UserWarning, match="damaged and counts as missing"):
@@ -217,6 +218,14 @@ def test_a_damaged_run_json_is_refused_in_one_line_and_nothing_is_written(done: 
     assert found.output.startswith("interpeval: ")
     assert len(found.output.splitlines()) == 1
     assert not done.with_name("run-repeat").exists()
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", ["a"], 3])
+def test_pictures_in_run_json_are_named_by_a_key(done: Path, name: object) -> None:
+    rows = json.loads((done / "run.json").read_text())["rows"]
+    found = call(edited(done, rows=[{**rows[0], "pictures": name}, *rows[1:]]))
+    assert found.exit_code == 2, found.output
+    assert "cannot be read: `rows.0.pictures`" in found.output
 
 
 @pytest.mark.parametrize("content", [b"", b'{"schema": 1, "sui', b"[1, 2]", b"\xff\xfe", b"{}"])
