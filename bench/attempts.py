@@ -45,7 +45,7 @@ class Attempts:
         name = f"{key}.{time.time_ns()}-{uuid.uuid4().hex[:8]}{_ENDING}"
         attempt = asdict(Attempt(message, trace, platform.node()))
         write_whole(self._folder / name, json.dumps(attempt, indent=1).encode())
-        self._listing.add(key, name)
+        self._listing.add(name)
 
     def count(self, key: str) -> int:
         """Return how many attempts at a unit have failed."""
@@ -68,7 +68,7 @@ class Attempts:
         for key in keys:
             for name in self._names(key):
                 (self._folder / name).unlink(missing_ok=True)
-                self._listing.discard(key, name)
+                self._listing.discard(name)
 
     def _names(self, key: str) -> list[str]:
         return sorted(name for name in self._listing.of(key) if name.endswith(_ENDING))

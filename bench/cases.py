@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..leaderboards.cases import Subject, cases_of
+from ..leaderboards.cases import Subject, cases_of, subject_named
 from ..leaderboards.names import printable
 from ..metrics.base import TargetRule
 from .engine import Options, explain
@@ -76,7 +76,7 @@ def _jobs(plans: Sequence[Plan], results: Results, options: Options) -> Iterator
                 key = row.key(())
                 held = [unit for unit in results.pictures if unit.key == key and options.existing != "redo"]
                 have = {(unit.about["target"], name) for unit in held for name in unit.ids}
-                for target, names in wanted[_subject(row.about)].items():
+                for target, names in wanted[subject_named(row.about)].items():
                     missing = tuple(name for name in names if (target, name) not in have)
                     if missing:
                         yield _Job(row, target, missing)
@@ -112,8 +112,3 @@ def _kept(job: _Job, rule: TargetRule, results: Results) -> Tensor | None:
         for row, name in enumerate(unit.ids)
     }
     return torch.stack([attributions[name] for name in job.ids]) if attributions.keys() >= set(job.ids) else None
-
-
-def _subject(about: Mapping[str, Any]) -> Subject:
-    names = (about["dataset"], about["dataset_revision"], about["model"], about["model_digest"])
-    return (*names, int(about["seed"]))

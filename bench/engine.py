@@ -1,10 +1,10 @@
-"""The engine: scores one shard of one row, and drains a plan into a store."""
+"""The engine: scores or explains samples of one row, and finishes units."""
 
 from __future__ import annotations
 
 import platform
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,7 +19,7 @@ from ..metrics.base import Members, Metric, Scores, Status, TargetRule, invalid_
 from .asking import Fault
 from .evidence import ModelEvidence
 from .micro_batch import MicroBatch, auto_size, is_out_of_memory
-from .plan import Plan, Row, configuration_text
+from .plan import Row, configuration_text
 from .store import MetricResult, Store, Unit
 
 Existing = Literal["skip", "redo", "fail"]
@@ -46,7 +46,6 @@ class Options:
         keep_attributions: keep all attributions in the store.
         cases: explain the samples that explainers do best and worst on once more, to show them.
         on_start: called before each unit with its row.
-        on_unit: called after each unit with its row and the number of samples.
     """
 
     device: torch.device
@@ -55,7 +54,6 @@ class Options:
     keep_attributions: bool = False
     cases: bool = True
     on_start: Callable[[Row], None] | None = None
-    on_unit: Callable[[Row, int], None] | None = None
     _micro_batches: WeakKeyDictionary[nn.Module, MicroBatch] = field(
         default_factory=WeakKeyDictionary[nn.Module, MicroBatch], init=False, repr=False
     )
@@ -142,22 +140,6 @@ def explain(
         metrics={},
         previews={name: tensor.cpu() for name, tensor in previews.items()},
     )
-
-
-def drain(plans: Sequence[Plan], store: Store | None, options: Options) -> Iterator[list[Unit] | Failure]:
-    """Run every row of the plans; yields the units of each shard, or what went wrong with it.
-
-    Raises:
-        OSError: the store cannot be written: going on would lose work.
-    """
-    for plan in plans:
-        for row in plan.rows:
-            for shard in row.shards:
-                if options.on_start is not None:
-                    options.on_start(row)
-                yield finish_unit(row, shard, store, options)
-                if options.on_unit is not None:
-                    options.on_unit(row, len(shard))
 
 
 def finish_unit(row: Row, shard: range, store: Store | None, options: Options) -> list[Unit] | Failure:

@@ -13,7 +13,7 @@ from ..baselines.ensure import ensure_explainer
 from ..datasets.base import Dataset
 from ..metrics.base import Metric
 from .catalog import entries
-from .engine import Failure, Options, drain
+from .engine import Failure, Options, finish_unit
 from .plan import make_plan
 from .resolve import Model, as_model, resolve_dataset, resolve_explainer, resolve_metric, resolve_model
 from .results import Results
@@ -84,10 +84,13 @@ def evaluate(
         network = _model(model, data, seed=seed, device=target, progress=progress, trust=trust)
         plan = make_plan(data, network, chosen, measures, seed=seed, limit=limit)
         units: list[Unit] = []
-        for outcome in drain([plan], None, Options(target, batch_size)):
-            if isinstance(outcome, Failure):
-                raise EvaluationError(f"{outcome.about['explainer'] or outcome.about['model']}: {outcome.message}")
-            units += outcome
+        options = Options(target, batch_size)
+        for row in plan.rows:
+            for shard in row.shards:
+                outcome = finish_unit(row, shard, None, options)
+                if isinstance(outcome, Failure):
+                    raise EvaluationError(f"{row.about['explainer'] or row.about['model']}: {outcome.message}")
+                units += outcome
     finally:
         for module, mode in modes:
             module.training = mode

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..leaderboards.cases import Cases, Subject
+from ..leaderboards.cases import Cases, Subject, subject_named
 from ..leaderboards.page_gallery import Gallery, GallerySample, Picture
+from .plan import names_of
 from .store import Unit
 
 _CELL = 1.15  # inches
@@ -54,8 +55,7 @@ def _blocks(units: Sequence[Unit]) -> dict[tuple[str, str], list[Unit]]:
     subjects: dict[tuple[str, ...], Unit] = {}
     for unit in units:
         if unit.previews:
-            names = ("dataset", "model", "explainer", "explainer_params")
-            subjects.setdefault(tuple(unit.about[name] for name in names), unit)
+            subjects.setdefault(names_of(unit.about), unit)
     blocks: dict[tuple[str, str], list[Unit]] = defaultdict(list)
     for (dataset, model, *_), unit in subjects.items():
         blocks[dataset, model].append(unit)
@@ -110,7 +110,7 @@ def galleries(units: Sequence[Unit]) -> list[Gallery]:
     for unit in units:
         if unit.previews:
             # A subject's first unit holds its previews.
-            found[_subject(unit)].setdefault((unit.about["explainer"], unit.about["explainer_params"]), unit)
+            found[subject_named(unit.about)].setdefault((unit.about["explainer"], unit.about["explainer_params"]), unit)
     return [_gallery(list(block.values())) for block in found.values()]
 
 
@@ -126,7 +126,7 @@ def case_galleries(units: Sequence[Unit], cases: Sequence[Cases]) -> list[Galler
         wanted[one.subject, one.target] |= dict.fromkeys((one.best.id, one.worst.id))
     held: dict[tuple[Subject, str], list[Unit]] = defaultdict(list)
     for unit in units:
-        held[_subject(unit), unit.about["target"]].append(unit)
+        held[subject_named(unit.about), unit.about["target"]].append(unit)
     return [Gallery(key[0], list(_samples(held[key], names)), key[1]) for key, names in wanted.items()]
 
 
@@ -141,17 +141,11 @@ def scale_colours() -> list[tuple[float, str]]:
     return [(float(place), to_hex(colormaps[_SIGNED](place))) for place in places]
 
 
-def _subject(unit: Unit) -> Subject:
-    about = unit.about
-    names = (about["dataset"], about["dataset_revision"], about["model"], about["model_digest"])
-    return (*names, int(about["seed"]))
-
-
 def _gallery(block: Sequence[Unit]) -> Gallery:
     """The samples that the first unit shows, under all explainers that show them."""
     first = block[0]
     names = first.ids[: len(first.previews["images"])]
-    return Gallery(_subject(first), [_sample(block, name) for name in names])
+    return Gallery(subject_named(first.about), [_sample(block, name) for name in names])
 
 
 def _sample(units: Sequence[Unit], name: str) -> GallerySample:

@@ -49,16 +49,16 @@ class Listing:
             self._read(now)
         return self._names
 
-    def add(self, key: str, name: str) -> None:
+    def add(self, name: str) -> None:
         """Count a file that was just written as listed."""
-        names = self._names.setdefault(key, [])
+        names = self._names.setdefault(_key_of(name), [])
         if name not in names:
             names.append(name)
 
-    def discard(self, key: str, name: str) -> None:
+    def discard(self, name: str) -> None:
         """Count a file that was just removed as not listed."""
         with suppress(ValueError):
-            self._names.get(key, []).remove(name)
+            self._names.get(_key_of(name), []).remove(name)
 
     def _has_changed(self, now: float) -> bool:
         try:

@@ -42,15 +42,11 @@ class Crew:
         count: how many.
         unit_timeout: seconds that a unit may take before its worker is killed.
         trust: let them unpickle weights files.
-        rank: number of the first one among all workers of the run; says where it begins.
-        local_rank: number of the first one on this machine; says which device it takes.
     """
 
     count: int
     unit_timeout: float | None = None
     trust: bool = False
-    rank: int = 0
-    local_rank: int = 0
 
     @property
     def threads(self) -> int:
@@ -182,7 +178,7 @@ class LocalWorkers:
 def _be_worker(folder: Path, content: Mapping[str, Any], crew: Crew, rank: int) -> None:
     """Do the work of one process, and end with the exit code of `interpeval worker`."""
     os.setpgid(0, 0)  # Ctrl-C reaches the workers through the process that watches them alone, and once
-    os.environ |= {"RANK": str(crew.rank + rank), "LOCAL_RANK": str(crew.local_rank + rank)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(crew.threads)
     stop = Stop(of_child=True)
     failed = guarded(lambda: drain_here(folder, content, stop, trust=crew.trust))

@@ -135,6 +135,11 @@ def make_plan(
     return Plan(rows, left_out)
 
 
+def names_of(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names by which one run's rows are told apart: dataset, model, explainer, its parameters."""
+    return tuple(str(about[name]) for name in ("dataset", "model", "explainer", "explainer_params"))
+
+
 def metric_key(metric: Metric) -> str:
     """Return what stands for a metric's name, version, configuration and code."""
     facts = {

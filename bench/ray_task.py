@@ -17,8 +17,8 @@ import torch
 from .catalog import expanded
 from .engine import Failure, Options, finish_unit
 from .packed_model import PackedModel, unpack
-from .plan import Plan, Row, make_plan
-from .resolve_suite import resolve
+from .plan import Plan, Row
+from .resolve_suite import plan_of, resolve
 from .store import PackedUnit, Store, Unit, packed, unpacked
 from .suite import Experiment
 
@@ -144,9 +144,8 @@ def _made(order: Order) -> tuple[Plan, Options]:
     device = torch.device(order.device)
     parts = resolve(order.experiment, order.dataset_options)
     model = unpack(order.model, parts.dataset, seed=order.seed, device=device)
-    limit = order.experiment.limit
-    plan = make_plan(parts.dataset, model, parts.explainers, parts.metrics, seed=order.seed, limit=limit)
-    return plan, Options(device, batch_size=order.batch_size, keep_attributions=order.keep_attributions)
+    options = Options(device, batch_size=order.batch_size, keep_attributions=order.keep_attributions)
+    return plan_of(parts, model, order.seed), options
 
 
 def _row_of(plan: Plan, asked: Asked) -> Row:

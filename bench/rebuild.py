@@ -12,14 +12,12 @@ import torch
 
 from .engine import Options
 from .lease import PATIENCE
-from .plan import Plan, Row
+from .plan import Plan, Row, names_of
 from .resolve_suite import make_plans
 from .stopping import Stop
 from .store import Store
 from .suite import Suite
 from .worker import Worker, failures, starting_at, works
-
-_SUBJECT = ("dataset", "model", "explainer", "explainer_params")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +56,10 @@ def rebuild(content: Mapping[str, Any], *, device: str | None = None, trust: boo
 
 def differences(plans: Iterable[Plan], content: Mapping[str, Any]) -> list[str]:
     """Return in what a plan differs from that of a `run.json`, each thing once; empty if all keys are the same."""
-    planned = {_subject(entry): entry for entry in content["rows"]}
+    planned = {names_of(entry["about"]): entry for entry in content["rows"]}
     found: dict[str, None] = {}
     for row in (row for plan in plans for row in plan.rows):
-        entry = planned.get(_subject({"about": row.about}))
+        entry = planned.get(names_of(row.about))
         lines = [f"{_name(row)}: it is not in run.json"] if entry is None else _row_differences(row, entry)
         found |= dict.fromkeys(lines)
     return list(found)
@@ -110,10 +108,6 @@ def _row_differences(row: Row, entry: Mapping[str, Any]) -> list[str]:
         lines = [f"{row.about['dataset']}: it has other samples"]
     metrics = [metric.name for key, metric in row.metrics.items() if key not in entry["metrics"]]
     return lines + [f"metric {name}: it has other options or code" for name in metrics]
-
-
-def _subject(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(entry["about"][name]) for name in _SUBJECT)
 
 
 def _name(row: Row) -> str:

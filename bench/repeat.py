@@ -188,11 +188,7 @@ def _replaced(thing: Any, replace: Sequence[tuple[str, str]]) -> Any:
 
 def _side(folder: Path) -> Side:
     """Read what a run found."""
-    try:
-        return Side(load_results(folder).series, read_csv(folder / _TABLE))
-    except (KeyError, TypeError, AttributeError) as error:
-        message = f"`{folder / MANIFEST}` is damaged: its rows cannot be read ({type(error).__name__}: {error})"
-        raise ValueError(message) from error
+    return Side(load_results(folder).series, read_csv(folder / _TABLE))
 
 
 def _device(recorded: _Recorded, wanted: str | None) -> torch.device:

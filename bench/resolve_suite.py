@@ -11,7 +11,7 @@ from ..metrics.base import Metric
 from .engine import Options
 from .evaluation import resolve_metrics, with_controls
 from .plan import Plan, make_plan
-from .resolve import check_model_name, resolve_dataset, resolve_explainer, resolve_model
+from .resolve import Model, check_model_name, resolve_dataset, resolve_explainer, resolve_model
 from .suite import Experiment, Suite
 
 
@@ -50,8 +50,13 @@ def resolve(experiment: Experiment, dataset_options: Mapping[str, object]) -> Pa
     )
 
 
+def plan_of(parts: Parts, model: Model, seed: int) -> Plan:
+    """Return the plan of an experiment, once there is its model."""
+    return make_plan(parts.dataset, model, parts.explainers, parts.metrics, seed=seed, limit=parts.experiment.limit)
+
+
 def _plan(parts: Parts, seed: int, options: Options, *, trust: bool) -> Plan:
     model = resolve_model(
         parts.experiment.model, parts.dataset, seed=seed, device=options.device, progress=True, trust=trust
     )
-    return make_plan(parts.dataset, model, parts.explainers, parts.metrics, seed=seed, limit=parts.experiment.limit)
+    return plan_of(parts, model, seed)

@@ -21,7 +21,7 @@ from .attempts import Attempts
 from .cases import explain_cases
 from .engine import Failure, Options, device_name, versions
 from .local_workers import Crew, LocalWorkers
-from .plan import Inapplicable, Plan, Row
+from .plan import Inapplicable, Plan, Row, names_of
 from .provenance import libraries, machine
 from .resolve_suite import make_plans
 from .results import Results
@@ -101,7 +101,7 @@ def run(
         suite, options, dataset_options=dataset_options, trust=trust, check=lambda: _check_folder(folder)
     )
     store, units = Store(folder), works(plans)
-    reused = _count_finished(plans, store) if options.existing != "redo" else 0
+    reused = _count_finished(units, store) if options.existing != "redo" else 0
     if reused and options.existing == "fail":
         raise ExistingError(
             f"`{folder}` holds finished work of this run; choose another --out, or --existing skip or redo"
@@ -251,13 +251,11 @@ def _check_folder(folder: Path) -> None:
         Manifest.read(folder)
 
 
-def _count_finished(plans: Sequence[Plan], store: Store) -> int:
+def _count_finished(units: Sequence[Work], store: Store) -> int:
     return sum(
-        len(shard)
-        for plan in plans
-        for row in plan.rows
-        for shard in row.shards
-        if any(unit.metrics.keys() & row.metrics.keys() for unit in store.find(row.key(shard)))
+        len(unit.shard)
+        for unit in units
+        if any(found.metrics.keys() & unit.row.metrics.keys() for found in store.find(unit.key))
     )
 
 
@@ -313,23 +311,20 @@ def _reason(item: Inapplicable) -> dict[str, Any]:
     return dict(vars(item))
 
 
-def _subject(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(entry["about"][name]) for name in ("dataset", "model", "explainer", "explainer_params"))
-
-
 def _merged(earlier: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = {_subject(row): row for row in earlier}
+    rows = {names_of(row["about"]): row for row in earlier}
     for row in new:
-        before = rows.get(_subject(row))
+        names = names_of(row["about"])
+        before = rows.get(names)
         if before is not None and before["units"] == row["units"]:
             row = {**row, "metrics": {**before["metrics"], **row["metrics"]}}  # noqa: PLW2901
-        rows[_subject(row)] = row
+        rows[names] = row
     return list(rows.values())
 
 
 def _merged_reasons(earlier: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    reasons = {(*_subject(item), item["metric"]): item for item in earlier}
-    reasons |= {(*_subject(item), item["metric"]): item for item in new}
+    reasons = {(*names_of(item["about"]), item["metric"]): item for item in earlier}
+    reasons |= {(*names_of(item["about"]), item["metric"]): item for item in new}
     return list(reasons.values())
 
 

@@ -115,7 +115,7 @@ class Store:
         stem = self.folder / name
         write_whole(stem.with_suffix(".safetensors"), payload)
         write_whole(stem.with_suffix(".json"), json.dumps(description, indent=1, sort_keys=True).encode())
-        self.listing.add(unit.key, f"{stem.name}.json")
+        self.listing.add(f"{stem.name}.json")
         self.damaged.pop(f"{stem.name}.json", None)
 
     def write_pictures(self, unit: Unit) -> None:
@@ -153,7 +153,7 @@ class Store:
         files are whole is what `find` says.
         """
         if look and (self.folder / (name := f"{_stem(key, metrics)}.json")).exists():
-            self.listing.add(key, name)
+            self.listing.add(name)
         names = self._names(key)
         if not names or f"{_stem(key, metrics)}.json" in names:
             return bool(names)
@@ -167,7 +167,7 @@ class Store:
             path = self.folder / name
             path.unlink(missing_ok=True)
             path.with_suffix(".safetensors").unlink(missing_ok=True)
-            self.listing.discard(_key_of(name), name)
+            self.listing.discard(name)
         return found
 
     def _names(self, key: str) -> list[str]:
@@ -237,10 +237,6 @@ def _canonical(facts: Mapping[str, Any]) -> bytes:
 
 def _stem(key: str, metrics: Iterable[str]) -> str:
     return f"{key}-{digest_of({'metrics': sorted(metrics)})[:12]}"
-
-
-def _key_of(name: str) -> str:
-    return name.partition("-")[0]
 
 
 def _to_parts(unit: Unit) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -49,6 +49,7 @@ class _Row(BaseModel):
     about: _Subject
     units: list[_Key]
     metrics: dict[str, Any]
+    pictures: _Key | None = None  # earlier runs do not state it
 
 
 class _Reason(BaseModel):

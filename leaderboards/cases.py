@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,12 @@ class Cases(NamedTuple):
     scores: Scored
     best: Case
     worst: Case
+
+
+def subject_named(about: Mapping[str, Any]) -> Subject:
+    """Return what a unit is a result of, from what it says about itself."""
+    names = (about["dataset"], about["dataset_revision"], about["model"], about["model_digest"])
+    return (*names, int(about["seed"]))
 
 
 def subject_of(item: Series | Record) -> Subject:

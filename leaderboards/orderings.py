@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from .names import printable
-from .published import Published, read_published
+from .published import Published, published
 from .record import Record
 
 ORDERINGS_TOML = Path(__file__).with_name("orderings.toml")
@@ -50,7 +50,7 @@ class PrintedOrder(BaseModel):
         """The printed numbers that take part."""
         return [
             row
-            for row in _published()
+            for row in published()
             if (row.source, row.table, row.dataset, row.metric) == (self.source, self.table, self.dataset, self.metric)
             and row.our_value is not None
             and self.our_model(row)
@@ -209,8 +209,3 @@ def _metric(row: Record) -> str:
 
 def _name(row: Record) -> str:
     return printable(f"{row.model} {row.explainer}".rstrip())
-
-
-@cache
-def _published() -> tuple[Published, ...]:
-    return tuple(read_published())

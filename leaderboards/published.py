@@ -240,12 +240,14 @@ def reported_beside(records: Iterable[Record]) -> list[Record]:
         if record.kind == "measured":
             names = (record.dataset, record.model, record.explainer, record.metric, record.variant)
             measured.setdefault(names, record)
-    return [row.record(measured[row.our_names]) for row in _comparable() if row.our_names in measured]
+    comparable = (row for row in published() if row.is_comparable)
+    return [row.record(measured[row.our_names]) for row in comparable if row.our_names in measured]
 
 
 @cache
-def _comparable() -> tuple[Published, ...]:
-    return tuple(row for row in read_published() if row.is_comparable)
+def published() -> tuple[Published, ...]:
+    """Return the numbers of `published.csv`, which is read once."""
+    return tuple(read_published())
 
 
 def named_as_ours(printed: Mapping[str, Any]) -> Published:

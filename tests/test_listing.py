@@ -44,8 +44,8 @@ def test_what_was_just_written_or_removed_by_oneself_need_not_be_looked_for(tmp_
     listing = Listing(tmp_path)
     listing.all()
     listing._not_before = float("inf")
-    listing.add("a", "a-1.json")
-    listing.add("a", "a-1.json")
+    listing.add("a-1.json")
+    listing.add("a-1.json")
     assert listing.of("a") == ["a-1.json"]
-    listing.discard("a", "a-1.json")
+    listing.discard("a-1.json")
     assert listing.of("a") == []
