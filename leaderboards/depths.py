@@ -24,6 +24,9 @@ from .names import printable
 PANELS = 24
 """Classes drawn, at most: those with the most disagreeing samples."""
 
+LINES = 40
+"""Disagreeing samples of a class that have a line each; more of them would hide each other and are counted instead."""
+
 _COLUMNS = 3
 _PANEL = (3.1, 2.1)  # inches
 _GREY, _RIGHT, _WRONG = "#BDBDBD", "#0072B2", "#D55E00"
@@ -70,7 +73,8 @@ def depths_figure(groups: Sequence[DepthGroup], path: str | os.PathLike[str]) ->
 def draw_depths(groups: Sequence[DepthGroup]) -> Figure:
     """Draw one panel for each class: a histogram of the reference group, and a line at each disagreeing sample.
 
-    Every panel has an axis of its own, because depths in two classes are in two spaces and not to be compared.
+    More than `LINES` samples are drawn as outlined histograms instead, all as shares of the samples in them. Every
+    panel has an axis of its own, because depths in two classes are in two spaces and not to be compared.
 
     Args:
         groups: one for each class; at most `PANELS` are drawn, in the order given.
@@ -109,14 +113,36 @@ def _panel(panel: Axes, group: DepthGroup) -> None:
     margin = 0.04 * (high - low or 0.1)
     bins = min(20, max(8, round(2 * len(group.reference) ** 0.5)))
     edges = np.linspace(low - margin, high + margin, bins + 1)
-    panel.hist(group.reference, bins=list(edges), color=_GREY, zorder=1)
-    for depth, right in zip(group.depths, group.right, strict=True):
-        panel.axvline(float(depth), color=_RIGHT if right else _WRONG, linewidth=1.6, alpha=0.8, zorder=2)
+    if len(group.depths) > LINES:
+        _shares(panel, group, edges)
+    else:
+        _counts(panel, group, edges)
     panel.set_xlim(float(edges[0]), float(edges[-1]))
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
-    panel.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     panel.tick_params(labelsize=7)
     panel.set_title(f"{printable(group.name)}, p = {group.p_value:.2g}", fontsize=8.5, parse_math=False)
     panel.set_xlabel(f"depth in {printable(group.space)}", fontsize=7, parse_math=False)
+
+
+def _counts(panel: Axes, group: DepthGroup, edges: NDArray[np.float64]) -> None:
+    panel.hist(group.reference, bins=list(edges), color=_GREY, zorder=1)
+    for depth, right in zip(group.depths, group.right, strict=True):
+        panel.axvline(float(depth), color=_RIGHT if right else _WRONG, linewidth=1.6, alpha=0.8, zorder=2)
+    panel.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     panel.set_ylabel("samples", fontsize=7)
+
+
+def _shares(panel: Axes, group: DepthGroup, edges: NDArray[np.float64]) -> None:
+    """Of groups of different sizes only shares can be compared."""
+    bins = list(edges)
+    panel.hist(group.reference, bins, weights=_equal(group.reference), color=_GREY, zorder=1)
+    for colour, depths in ((_RIGHT, group.depths[group.right]), (_WRONG, group.depths[~group.right])):
+        if len(depths):
+            panel.hist(depths, bins, weights=_equal(depths), histtype="step", color=colour, linewidth=1.6, zorder=2)
+    panel.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    panel.set_ylabel("share of its samples", fontsize=7)
+
+
+def _equal(depths: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.full(len(depths), 1 / len(depths))

@@ -10,8 +10,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon, Rectangle
 
-from interpeval.leaderboards.depths import PANELS, DepthGroup, depths_figure, draw_depths
+from interpeval.leaderboards.depths import LINES, PANELS, DepthGroup, depths_figure, draw_depths
 
 
 def group(name: str = "apple", count: int = 2, seed: int = 0) -> DepthGroup:
@@ -34,6 +35,24 @@ def test_bars_hold_the_reference_group_and_lines_stand_at_the_disagreeing_sample
     assert [line.get_xdata()[0] for line in panel.lines] == shown.depths.tolist()
     colours = [to_hex(line.get_color()) for line in panel.lines]
     assert colours[0] == colours[2] != colours[1]  # right, wrong, right
+
+
+@pytest.mark.parametrize("all_right", [False, True])
+def test_too_many_lines_become_shares_of_right_and_wrong(all_right: bool) -> None:
+    shown = group(count=LINES + 1)
+    if all_right:
+        shown = shown._replace(right=np.ones_like(shown.right))
+    [panel] = panels(draw_depths([shown]))
+    assert not panel.lines
+    bars = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
+    edges = [*(bar.get_x() for bar in bars), bars[-1].get_x() + bars[-1].get_width()]
+    np.testing.assert_allclose([bar.get_height() for bar in bars], np.histogram(shown.reference, edges)[0] / 40)
+    outlines = [patch.get_xy()[1:-1:2, 1] for patch in panel.patches if isinstance(patch, Polygon)]
+    parts = [shown.depths[shown.right], shown.depths[~shown.right]][: 2 - all_right]
+    assert len(outlines) == len(parts)
+    for outline, part in zip(outlines, parts, strict=True):
+        np.testing.assert_allclose(outline, np.histogram(part, edges)[0] / len(part))
+    assert panel.get_ylabel() == "share of its samples"
 
 
 def test_panels_say_what_they_show() -> None:

@@ -39,7 +39,8 @@ def suite(
 
 
 def options(**changes: object) -> Options:
-    return Options(**{"device": torch.device("cpu"), **changes})
+    """Without pictures of cases, which cost time and have tests of their own."""
+    return Options(**{"device": torch.device("cpu"), "cases": False, **changes})
 
 
 @pytest.fixture
