@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from interpeval.bench.store import MetricResult, Store, Unit, digest_of
-from interpeval.leaderboards.files import write_whole
+from interpeval.leaderboards.files import ABANDONED, sweep, write_whole
 from interpeval.metrics.base import Facts, Scores, Status
 
 KEY = "0123456789abcdef0123"
@@ -407,3 +407,31 @@ def test_digests_do_not_depend_on_the_order_of_facts_but_on_every_value():
     digests = [digest_of(facts) for facts in ({"a": 1}, {"a": "1"}, {"a": 1.5}, {"b": 1}, {"a": [1]}, {"a": None}, {})]
     assert len(set(digests)) == len(digests)
     assert all(len(digest) == 20 for digest in digests)
+
+
+HALF_A_FILE = """
+import os, sys, time
+os.fsync = lambda descriptor: (print("written", flush=True), time.sleep(600))
+from interpeval.leaderboards.files import write_whole
+write_whole(sys.argv[1], b"data")
+"""
+
+
+def test_what_a_killed_writer_left_is_swept_when_it_is_a_day_old_and_nothing_else_is(tmp_path):
+    path = tmp_path / "unit.json"
+    with subprocess.Popen([sys.executable, "-c", HALF_A_FILE, path], stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        writer.kill()
+    (left,) = tmp_path.iterdir()
+    for name in ("unit.json", ".mine.tmp", f"{'0' * 32}.tmp", ".lease"):
+        (tmp_path / name).write_bytes(b"")
+    others = sorted(set(tmp_path.iterdir()) - {left})
+    newest = max(left.stat().st_mtime, left.stat().st_ctime)
+    sweep(tmp_path, now=newest + ABANDONED - 60)
+    assert left.exists()
+    os.utime(left, (0, 0))  # as a lease that was renamed: the time of its content is old, that of the change is not
+    sweep(tmp_path, now=newest + ABANDONED - 60)
+    assert left.exists()
+    sweep(tmp_path, now=left.stat().st_ctime + ABANDONED + 60)
+    assert sorted(tmp_path.iterdir()) == others
+    sweep(tmp_path / "none", now=0.0)

@@ -166,6 +166,20 @@ def test_damaged_files_are_done_again_and_told(tmp_path: Path) -> None:
     assert bytes_of(tmp_path) == expected
 
 
+def test_a_run_sweeps_what_killed_writers_left_long_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_call(tmp_path)
+    expected = bytes_of(tmp_path)
+    left = [folder / f".file.{'0' * 32}.tmp" for folder in (tmp_path, tmp_path / "units")]
+    for path in left:
+        path.write_bytes(b"half a file")
+    run_call(tmp_path)
+    assert all(path.exists() for path in left), "they may still be written"
+    monkeypatch.setattr("interpeval.leaderboards.files.ABANDONED", 0.0)
+    run_call(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert bytes_of(tmp_path) == expected
+
+
 @pytest.mark.parametrize(("times", "finished"), [(1, 1), (2, 0)])
 def test_a_signal_ends_the_run_after_the_unit_in_hand_and_a_second_one_at_once(
     tmp_path: Path, times: int, finished: int
