@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -244,3 +245,19 @@ def test_a_folder_that_becomes_full_for_a_worker_is_told_in_a_line(
     assert refused.exit_code == 2
     assert "cannot be written: [Errno 28] No space left on device; finished work is kept" in refused.output
     assert not list((tmp_path / "units").glob("*.lease"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[" * 10**6, b'{"message": [], "trace": "", "host": ""}', b" " * 2**25, None]
+)
+def test_status_tells_of_a_failure_whose_record_was_damaged_or_forged(tmp_path: Path, content: bytes | None) -> None:
+    run_call(tmp_path)
+    failed = keys(tmp_path, "Plain")[0]
+    lose(tmp_path, failed)
+    for number in range(3):
+        path = tmp_path / "units" / f"{failed}.{number}-0.failed"
+        os.mkfifo(path) if content is None else path.write_bytes(content)
+    assert (
+        f"failed: squares · Plain: the record `{failed}.2-0.failed` of what went wrong"
+        in call("status", tmp_path).output
+    )
