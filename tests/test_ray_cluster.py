@@ -107,6 +107,12 @@ def kill_a_task(running: subprocess.Popen[str], draw: random.Random) -> None:
     os.kill(draw.choice(victims), signal.SIGKILL)
 
 
+def kill_a_node(running: subprocess.Popen[str], cluster: Any) -> None:
+    (node,) = cluster.worker_nodes
+    assert running.poll() is None, "the run was over before a node could be killed"
+    cluster.remove_node(node, allow_graceful=False)  # SIGKILL to all its processes
+
+
 def test_two_nodes_give_the_same_scores_and_bytes(cluster: Any, alone: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         command(tmp_path, "--ray", cluster.address, explainer="Slow"), capture_output=True, text=True, check=False
@@ -118,20 +124,16 @@ def test_two_nodes_give_the_same_scores_and_bytes(cluster: Any, alone: Path, tmp
 def test_a_killed_process_and_a_killed_node_lose_nothing(cluster: Any, alone: Path, tmp_path: Path) -> None:
     draw = random.Random(0)
     for number in range(KILLS):
-        for what in ("process", "node"):
-            out = tmp_path / f"{what}-{number}"
-            with started(out, cluster, units=draw.randint(1, 12)) as running:
-                time.sleep(draw.random() / 2)
-                if what == "process":
-                    kill_a_task(running, draw)
-                else:
-                    raylet = cluster.worker_nodes.copy().pop()
-                    cluster.remove_node(raylet, allow_graceful=False)  # SIGKILL to all its processes
-                output, errors = running.communicate(timeout=300)
-            assert running.returncode == 0, output + errors
-            check_same(out, alone)
-            if what == "node":
-                cluster.add_node(**NODE)
+        out = tmp_path / str(number)
+        with started(out, cluster, units=draw.randint(1, 8)) as running:
+            time.sleep(draw.random() / 2)
+            kill_a_task(running, draw)
+            time.sleep(draw.random())
+            kill_a_node(running, cluster)
+            output, errors = running.communicate(timeout=300)
+        assert running.returncode == 0, output + errors
+        check_same(out, alone)
+        cluster.add_node(**NODE)
 
 
 def test_a_unit_that_fails_is_tried_three_times_and_harms_no_other(cluster: Any, tmp_path: Path) -> None:
