@@ -36,6 +36,7 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # what else runs on the machine is no concern here
         patch.setenv("RAY_health_check_period_ms", "500")  # so that a dead node is noticed in seconds
         patch.setenv("RAY_health_check_failure_threshold", "4")
+        patch.setenv("RAY_worker_niceness", "0")  # else tasks wait for all else that a busy machine does
         made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
         made.add_node(**NODE)
         yield made

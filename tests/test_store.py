@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from interpeval.bench.results import Results
 from interpeval.bench.store import MetricResult, Store, Unit, digest_of
 from interpeval.leaderboards.files import ABANDONED, sweep, write_whole
 from interpeval.metrics.base import Facts, Scores, Status
@@ -150,6 +151,24 @@ def test_writing_a_unit_again_replaces_it(store):
     store.write(unit(shift=1.0))
     assert content_scores(store.find(KEY)) == [("m1", 1.1)]
     assert len(files(store)) == 2
+
+
+def test_series_of_the_same_samples_share_their_names_and_classes(store):
+    """For a million samples they take more memory than the scores."""
+
+    def plain(key, *metrics, classes=(5, 0, 7), **about):
+        one = unit(key=key, metrics=metrics)
+        only = {name: replace(found, scores={"": found.scores[""]}) for name, found in one.metrics.items()}
+        store.write(replace(one, metrics=only, classes=torch.tensor(classes), about={**one.about, **about}))
+        return store.find(key)
+
+    units = plain("1" * 20, "m1", "m2") + plain("2" * 20, "m1", explainer="another")
+    series = Results(units + plain("3" * 20, "m1", dataset="another", classes=(0, 0, 1))).series
+    *same, other = series
+    assert len(same) == 3
+    assert {(id(item.ids), id(item.classes)) for item in same} == {(id(same[0].ids), id(same[0].classes))}
+    assert other.classes.tolist() == [0, 0, 1]
+    assert list(map(id, other.ids)) == list(map(id, same[0].ids))
 
 
 def content_scores(units):
