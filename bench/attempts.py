@@ -9,11 +9,13 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from ..datasets.limited_reading import MEBIBYTE, parse_json, read_bytes
 from ..leaderboards.files import write_whole
 from .listing import Listing
 
 ATTEMPTS = 3  # so often a unit is tried before it counts as failed
 _ENDING = ".failed"
+_MOST = 16 * MEBIBYTE  # of a record; a trace has some kilobytes
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ class Attempts:
         """Return the last attempt at a unit that has failed ones."""
         path = self._folder / self._names(key)[-1]
         try:
-            return Attempt(**json.loads(path.read_bytes()))
+            attempt = Attempt(**parse_json(read_bytes(path, most=_MOST)))
+            if not all(isinstance(text, str) for text in vars(attempt).values()):
+                raise TypeError("what it says is not text")
+            return attempt
         except (OSError, ValueError, TypeError) as error:
             return Attempt(f"the record `{path.name}` of what went wrong cannot be read: {error}", "", "")
 

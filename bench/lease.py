@@ -14,10 +14,14 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from ..datasets.limited_reading import parse_json, read_bytes
+
 BEAT = 5.0  # seconds between two signs of life
 PATIENCE = 60.0  # seconds without one after which a holder counts as gone
 _ENDING = ".lease"
 _SIZE = 512  # bytes of a lease, the same at every beat, so that it is written in place
+_MOST = 16 * _SIZE  # a name of a machine may make it longer
+_MOST_PID = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Leases:
         found: dict[str, tuple[Holder, float]] = {}
         for path in self.folder.glob(f"*{_ENDING}"):
             with suppress(OSError):
-                holder = _parsed(path.read_bytes())
+                holder = _parsed(_content(path))
                 if holder is not None:
                     found[path.name.removesuffix(_ENDING)] = holder, path.stat().st_mtime
         return found
@@ -176,7 +180,7 @@ class Leases:
     def _take_from_gone(self, key: str) -> bool:
         """Remove a lease whose holder is gone; return whether the unit may be free now."""
         try:
-            content = self._path(key).read_bytes()
+            content = _content(self._path(key))
         except OSError:
             return True
         now = time.monotonic()
@@ -201,7 +205,7 @@ class Leases:
             path.rename(aside)
         except FileNotFoundError:
             return False
-        holder = _parsed(aside.read_bytes())
+        holder = _parsed(_content(aside))
         taken = worker == ("" if holder is None else holder.worker)
         if not taken:  # a fresh one, made since we looked: put it back unless there is yet another
             with suppress(OSError):
@@ -231,12 +235,23 @@ class _Lease:
             os.close(self._descriptor)
 
 
-def _parsed(content: bytes) -> Holder | None:
-    """Return the holder a lease names; `None` for one that was being written when its writer was killed."""
+def _content(path: Path) -> bytes:
+    """Return what stands in a lease; nothing for what cannot be one, such as a pipe."""
     try:
-        return Holder(**json.loads(content))
+        return read_bytes(path, most=_MOST)
+    except ValueError:
+        return b""
+
+
+def _parsed(content: bytes) -> Holder | None:
+    """Return the holder a lease names; `None` for one that was being written when its writer was killed, or forged."""
+    try:
+        holder = Holder(**parse_json(content))
+        texts = (holder.worker, holder.host, holder.machine)
+        known = all(isinstance(text, str) for text in texts) and 0 < holder.pid <= _MOST_PID
     except (ValueError, TypeError):
         return None
+    return holder if known else None
 
 
 @cache

@@ -40,6 +40,14 @@ class _Part(NamedTuple):
     result: MetricResult
 
 
+class _Samples(NamedTuple):
+    """What series of the same samples share, which for many samples is most of what they are."""
+
+    ids: tuple[str, ...]
+    clusters: tuple[str, ...]
+    classes: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """What a run found.
@@ -63,8 +71,9 @@ class Results:
     @cached_property
     def series(self) -> list[Series]:
         """Per-sample scores, joined over units, one series per number that can be published."""
+        known: dict[tuple[Any, ...], _Samples] = {}
         return [
-            _series(parts, variant)
+            _series(parts, variant, known)
             for parts in _parts(self.units, self.metric_keys).values()
             for variant in dict.fromkeys(name for part in parts for name in part.result.scores)
         ]
@@ -174,15 +183,13 @@ def _parts(units: Iterable[Unit], metric_keys: frozenset[str] | None) -> dict[tu
     return groups
 
 
-def _series(parts: Sequence[_Part], variant: str) -> Series:
+def _series(parts: Sequence[_Part], variant: str, known: dict[tuple[Any, ...], _Samples]) -> Series:
     about, result = parts[0].unit.about, next(p.result for p in parts if variant in p.result.scores)
     parts, rows = _without_repeats(parts)
     values, status, variance = zip(*(_arrays(part, variant, result) for part in parts), strict=True)
     keep = np.concatenate(rows)
     fact = result.facts[variant]
-    ids = tuple(
-        name for part, kept in zip(parts, rows, strict=True) for name, k in zip(part.unit.ids, kept, strict=True) if k
-    )
+    samples = _samples(parts, rows, known)
     return Series(
         **{name: about[name] for name in _ABOUT},
         metric=result.name,
@@ -192,12 +199,12 @@ def _series(parts: Sequence[_Part], variant: str) -> Series:
         chance=fact.chance,
         seconds=sum(part.result.seconds for part in parts),
         passes=sum(part.result.passes for part in parts),
-        ids=ids,
-        clusters=_clusters(ids),
+        ids=samples.ids,
+        clusters=samples.clusters,
         values=np.concatenate(values)[keep],
         status=np.concatenate(status)[keep],
         variance=None if variance[0] is None else np.concatenate(variance)[keep],
-        classes=np.concatenate([part.unit.classes.numpy() for part in parts])[keep],
+        classes=samples.classes,
         steps=result.scores[variant].steps,
         aggregations=result.aggregations,
         range=fact.range,
@@ -209,6 +216,18 @@ _ABOUT = (
     "dataset", "dataset_revision", "model", "model_digest", "explainer", "explainer_params", "seed", "interpeval",
     "torch", "captum", "device",
 )  # fmt: skip
+
+
+def _samples(parts: Sequence[_Part], rows: Sequence[np.ndarray], known: dict[tuple[Any, ...], _Samples]) -> _Samples:
+    """Return the samples of some units, of which `rows` count: those that are `known` if they are the same."""
+    ids = tuple(
+        name for part, kept in zip(parts, rows, strict=True) for name, k in zip(part.unit.ids, kept, strict=True) if k
+    )
+    classes = np.concatenate([part.unit.classes.numpy() for part in parts])[np.concatenate(rows)]
+    key = ids, classes.tobytes()
+    if key not in known:
+        known[key] = _Samples(ids, _clusters(ids), classes)
+    return known[key]
 
 
 def _clusters(ids: Sequence[str]) -> tuple[str, ...]:

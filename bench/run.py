@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from ..leaderboards.files import write_whole
+from ..leaderboards.files import sweep, write_whole
 from ..leaderboards.names import printable
 from .attempts import Attempts
 from .cases import explain_cases
@@ -109,6 +109,8 @@ def run(
     manifest = Manifest.begin(
         folder, suite, plans, options, command, dataset_options=dataset_options, threads=crew and crew.threads
     )
+    for place in (folder, store.folder):
+        sweep(place, now=(folder / MANIFEST).stat().st_ctime)
     attempts = Attempts(store.listing)
     attempts.forget(unit.key for unit in units)
     damaged = store.discard_damaged()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -306,7 +307,7 @@ def _from_parts(arrays: Mapping[str, Tensor], description: Mapping[str, Any]) ->
     return Unit(
         key=description["key"],
         about=description["about"],
-        ids=tuple(description["ids"]),
+        ids=tuple(map(sys.intern, description["ids"])),  # other subjects have the same ones
         classes=arrays["classes"],
         metrics=metrics,
         faults=tuple(description["faults"]),

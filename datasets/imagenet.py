@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple, Self, cast, get_args
+from typing import ClassVar, NamedTuple, Self, cast, get_args
 
 from PIL import Image
 
@@ -26,6 +26,7 @@ from .files import (
     sample_name,
 )
 from .limited_reading import MEBIBYTE, read_text
+from .matlab_structs import read_structs
 from .pascal_xml import (
     NO_ANNOTATION,
     Difficult,
@@ -51,6 +52,7 @@ UNKNOWN_CLASS = "image of a class that `synsets` lacks"
 ONLY_DIFFICULT = "image whose objects are all difficult"
 _SYNSET = re.compile(r"n\d{8}")
 _MOST = 256 * MEBIBYTE  # a line for each of a million images has a quarter of it
+_MOST_META = 16 * MEBIBYTE  # of the file of synsets, which has not quite two thousand
 
 
 class _Image(NamedTuple):
@@ -334,18 +336,14 @@ def _words(path: Path) -> list[list[str]]:
 
 def _devkit(folder: Path) -> _GroundTruth:
     """Read the labels of the validation images from the development kit."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     truth, meta = folder / DEVKIT_TRUTH, folder / DEVKIT_META
     message = f"`{folder}` must be ImageNet's development kit, and cannot be read as one"
-    try:
-        with failing_as_dataset_error(message):
-            rows = cast("Any", loadmat(meta, squeeze_me=True))["synsets"]
-            # Synsets with children are not classes.
-            synsets = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if row["num_children"] == 0}
-            numbers = [int(words[0]) for words in _words(truth) if words]
-            of = {f"ILSVRC2012_val_{index:08d}": synsets[number] for index, number in enumerate(numbers, start=1)}
-    except MatReadError as error:
-        raise DatasetError(f"{message}: {error}") from error
+    with failing_as_dataset_error(message):
+        rows = read_structs(meta, "synsets", most=_MOST_META)
+        # Synsets with children are not classes.
+        synsets = {
+            int(cast("float", row["ILSVRC2012_ID"])): str(row["WNID"]) for row in rows if row["num_children"] == 0
+        }
+        numbers = [int(words[0]) for words in _words(truth) if words]
+        of = {f"ILSVRC2012_val_{index:08d}": synsets[number] for index, number in enumerate(numbers, start=1)}
     return _GroundTruth(of, sorted(synsets.values()), (truth, meta))

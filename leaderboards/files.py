@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import uuid
+from contextlib import suppress
 from pathlib import Path
+
+ABANDONED = 86400.0
+"""Seconds after which a file beside another one has no writer any more: a day, as machines are suspended overnight."""
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
@@ -41,6 +47,23 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, *, now: float) -> None:
+    """Remove what killed writers have left beside the files of a folder, once it is older than `ABANDONED`.
+
+    Args:
+        folder: where files are written by `write_whole`; it need not exist.
+        now: the time on the clock of its file system, such as that of a file just written there. Clocks of machines
+            are not asked: they differ, and what is being written must stay.
+    """
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".tmp") and _BESIDE.fullmatch(entry.name):
+                with suppress(OSError):  # another one was quicker, or it belongs to somebody else
+                    found = entry.stat(follow_symlinks=False)
+                    if now - max(found.st_mtime, found.st_ctime) > ABANDONED:  # a rename changes the latter alone
+                        Path(entry.path).unlink()
 
 
 def _not_writable_for_all(path: str, flags: int) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from interpeval.bench import lease
 from interpeval.bench.lease import Holder, Leases
 
 
@@ -131,7 +132,7 @@ def test_a_fresh_lease_that_was_taken_for_the_stale_one_is_put_back(tmp_path: Pa
     with leases.claimed("unit") as mine:
         assert not mine
     time.sleep(0.1)
-    real = Path.read_bytes
+    real = lease._content
 
     def replaced_meanwhile(path: Path) -> bytes:
         content = real(path)
@@ -140,15 +141,27 @@ def test_a_fresh_lease_that_was_taken_for_the_stale_one_is_put_back(tmp_path: Pa
         return content
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes", replaced_meanwhile)
+        patch.setattr(lease, "_content", replaced_meanwhile)
         with leases.claimed("unit") as mine:
             assert not mine
     assert Leases(tmp_path).holders()["unit"][0].worker == "its-heir!"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"pid": 1}'])
-def test_a_lease_of_one_who_was_killed_while_writing_it_is_taken_in_time(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "unit.lease").write_bytes(content)
+FORGED = {"worker": "w", "host": "h", "machine": lease._machine(), "pid": 1, "beat": 0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1]", b'{"pid": 1}', b"[" * 8000, b" " * 10**6, None]
+    + [json.dumps(FORGED | change).encode() for change in ({"pid": 2**40}, {"pid": "1"}, {"pid": -1}, {"host": [1]})],
+)
+def test_a_lease_that_names_nobody_is_taken_in_time(tmp_path: Path, content: bytes | None) -> None:
+    """One whose writer was killed while writing it, and what somebody forged; `None` is a pipe, which nobody reads."""
+    if content is None:
+        os.mkfifo(tmp_path / "unit.lease")
+    else:
+        (tmp_path / "unit.lease").write_bytes(content)
+    assert Leases(tmp_path).holders() == {}
     leases = Leases(tmp_path, patience=0.1)
     with leases.claimed("unit") as mine:
         assert not mine

@@ -327,6 +327,17 @@ def test_a_cache_that_everybody_can_write_to_is_not_trusted(tmp_path, monkeypatc
     assert learnt == [1, 1]
 
 
+def test_a_cache_that_a_group_shares_is_read(tmp_path, monkeypatch):
+    """As a cluster's group does, each member of which may then exchange the weights of the others."""
+    monkeypatch.setenv("INTERPEVAL_CACHE", str(tmp_path))
+    model, facts, learnt = torch.nn.Linear(1, 1), {"model": "m", "dataset": "d"}, []
+    weights._cached(model, facts, lambda: learnt.append(1))
+    for place in (tmp_path, tmp_path / "models"):
+        place.chmod(0o2770)
+    weights._cached(model, facts, lambda: learnt.append(1))
+    assert learnt == [1]
+
+
 def hostile_run(folder, value=1.0, version=1):
     """A folder of results in which every name would clear a terminal."""
     scores = Scores(torch.tensor([0.5, value], dtype=torch.float64), torch.tensor([0, 1], dtype=torch.uint8))

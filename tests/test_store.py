@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from interpeval.bench.results import Results
 from interpeval.bench.store import MetricResult, Store, Unit, digest_of
-from interpeval.leaderboards.files import write_whole
+from interpeval.leaderboards.files import ABANDONED, sweep, write_whole
 from interpeval.metrics.base import Facts, Scores, Status
 
 KEY = "0123456789abcdef0123"
@@ -150,6 +151,24 @@ def test_writing_a_unit_again_replaces_it(store):
     store.write(unit(shift=1.0))
     assert content_scores(store.find(KEY)) == [("m1", 1.1)]
     assert len(files(store)) == 2
+
+
+def test_series_of_the_same_samples_share_their_names_and_classes(store):
+    """For a million samples they take more memory than the scores."""
+
+    def plain(key, *metrics, classes=(5, 0, 7), **about):
+        one = unit(key=key, metrics=metrics)
+        only = {name: replace(found, scores={"": found.scores[""]}) for name, found in one.metrics.items()}
+        store.write(replace(one, metrics=only, classes=torch.tensor(classes), about={**one.about, **about}))
+        return store.find(key)
+
+    units = plain("1" * 20, "m1", "m2") + plain("2" * 20, "m1", explainer="another")
+    series = Results(units + plain("3" * 20, "m1", dataset="another", classes=(0, 0, 1))).series
+    *same, other = series
+    assert len(same) == 3
+    assert {(id(item.ids), id(item.classes)) for item in same} == {(id(same[0].ids), id(same[0].classes))}
+    assert other.classes.tolist() == [0, 0, 1]
+    assert list(map(id, other.ids)) == list(map(id, same[0].ids))
 
 
 def content_scores(units):
@@ -407,3 +426,31 @@ def test_digests_do_not_depend_on_the_order_of_facts_but_on_every_value():
     digests = [digest_of(facts) for facts in ({"a": 1}, {"a": "1"}, {"a": 1.5}, {"b": 1}, {"a": [1]}, {"a": None}, {})]
     assert len(set(digests)) == len(digests)
     assert all(len(digest) == 20 for digest in digests)
+
+
+HALF_A_FILE = """
+import os, sys, time
+os.fsync = lambda descriptor: (print("written", flush=True), time.sleep(600))
+from interpeval.leaderboards.files import write_whole
+write_whole(sys.argv[1], b"data")
+"""
+
+
+def test_what_a_killed_writer_left_is_swept_when_it_is_a_day_old_and_nothing_else_is(tmp_path):
+    path = tmp_path / "unit.json"
+    with subprocess.Popen([sys.executable, "-c", HALF_A_FILE, path], stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        writer.kill()
+    (left,) = tmp_path.iterdir()
+    for name in ("unit.json", ".mine.tmp", f"{'0' * 32}.tmp", ".lease"):
+        (tmp_path / name).write_bytes(b"")
+    others = sorted(set(tmp_path.iterdir()) - {left})
+    newest = max(left.stat().st_mtime, left.stat().st_ctime)
+    sweep(tmp_path, now=newest + ABANDONED - 60)
+    assert left.exists()
+    os.utime(left, (0, 0))  # as a lease that was renamed: the time of its content is old, that of the change is not
+    sweep(tmp_path, now=newest + ABANDONED - 60)
+    assert left.exists()
+    sweep(tmp_path, now=left.stat().st_ctime + ABANDONED + 60)
+    assert sorted(tmp_path.iterdir()) == others
+    sweep(tmp_path / "none", now=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -166,6 +167,20 @@ def test_damaged_files_are_done_again_and_told(tmp_path: Path) -> None:
     assert bytes_of(tmp_path) == expected
 
 
+def test_a_run_sweeps_what_killed_writers_left_long_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_call(tmp_path)
+    expected = bytes_of(tmp_path)
+    left = [folder / f".file.{'0' * 32}.tmp" for folder in (tmp_path, tmp_path / "units")]
+    for path in left:
+        path.write_bytes(b"half a file")
+    run_call(tmp_path)
+    assert all(path.exists() for path in left), "they may still be written"
+    monkeypatch.setattr("interpeval.leaderboards.files.ABANDONED", 0.0)
+    run_call(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert bytes_of(tmp_path) == expected
+
+
 @pytest.mark.parametrize(("times", "finished"), [(1, 1), (2, 0)])
 def test_a_signal_ends_the_run_after_the_unit_in_hand_and_a_second_one_at_once(
     tmp_path: Path, times: int, finished: int
@@ -230,3 +245,19 @@ def test_a_folder_that_becomes_full_for_a_worker_is_told_in_a_line(
     assert refused.exit_code == 2
     assert "cannot be written: [Errno 28] No space left on device; finished work is kept" in refused.output
     assert not list((tmp_path / "units").glob("*.lease"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[" * 10**6, b'{"message": [], "trace": "", "host": ""}', b" " * 2**25, None]
+)
+def test_status_tells_of_a_failure_whose_record_was_damaged_or_forged(tmp_path: Path, content: bytes | None) -> None:
+    run_call(tmp_path)
+    failed = keys(tmp_path, "Plain")[0]
+    lose(tmp_path, failed)
+    for number in range(3):
+        path = tmp_path / "units" / f"{failed}.{number}-0.failed"
+        os.mkfifo(path) if content is None else path.write_bytes(content)
+    assert (
+        f"failed: squares · Plain: the record `{failed}.2-0.failed` of what went wrong"
+        in call("status", tmp_path).output
+    )
