@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import compress
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, NamedTuple, Self, cast, get_args
+from typing import Any, ClassVar, NamedTuple, Self, cast, get_args
 
 from PIL import Image
 
@@ -25,8 +26,7 @@ from .files import (
     open_image,
     sample_name,
 )
-from .limited_reading import MEBIBYTE, read_text
-from .matlab_structs import read_structs
+from .limited_reading import MEBIBYTE, read_bytes, read_text
 from .pascal_xml import (
     NO_ANNOTATION,
     Difficult,
@@ -336,14 +336,18 @@ def _words(path: Path) -> list[list[str]]:
 
 def _devkit(folder: Path) -> _GroundTruth:
     """Read the labels of the validation images from the development kit."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     truth, meta = folder / DEVKIT_TRUTH, folder / DEVKIT_META
     message = f"`{folder}` must be ImageNet's development kit, and cannot be read as one"
-    with failing_as_dataset_error(message):
-        rows = read_structs(meta, "synsets", most=_MOST_META)
-        # Synsets with children are not classes.
-        synsets = {
-            int(cast("float", row["ILSVRC2012_ID"])): str(row["WNID"]) for row in rows if row["num_children"] == 0
-        }
-        numbers = [int(words[0]) for words in _words(truth) if words]
-        of = {f"ILSVRC2012_val_{index:08d}": synsets[number] for index, number in enumerate(numbers, start=1)}
+    try:
+        with failing_as_dataset_error(message):
+            rows = cast("Any", loadmat(BytesIO(read_bytes(meta, most=_MOST_META)), squeeze_me=True))["synsets"]
+            # Synsets with children are not classes.
+            synsets = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in rows if row["num_children"] == 0}
+            numbers = [int(words[0]) for words in _words(truth) if words]
+            of = {f"ILSVRC2012_val_{index:08d}": synsets[number] for index, number in enumerate(numbers, start=1)}
+    except MatReadError as error:
+        raise DatasetError(f"{message}: {error}") from error
     return _GroundTruth(of, sorted(synsets.values()), (truth, meta))

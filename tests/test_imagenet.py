@@ -338,6 +338,13 @@ def test_files_that_are_missing_or_something_else_are_named(tmp_path):
         _ = ImageNet(root, ground_truth=tmp_path / "kit").ids
 
 
+def test_a_development_kit_is_read_up_to_a_size(tmp_path):
+    with (devkit(tmp_path / "kit") / "data" / "meta.mat").open("ab") as file:
+        file.truncate(16 * 2**20 + 1)
+    with pytest.raises(DatasetError, match="development kit.*must have at most 16 MiB"):
+        _ = ImageNet(folders(tmp_path / "in"), ground_truth=tmp_path / "kit").ids
+
+
 def test_a_wrong_argument_is_refused():
     with pytest.raises(ValueError, match="`difficult` must be one of skip, keep, drop, was 'no'"):
         ImageNet("anywhere", difficult="no")
