@@ -341,7 +341,7 @@ def test_files_that_are_missing_or_something_else_are_named(tmp_path):
 def test_a_development_kit_is_read_up_to_a_size(tmp_path):
     with (devkit(tmp_path / "kit") / "data" / "meta.mat").open("ab") as file:
         file.truncate(16 * 2**20 + 1)
-    with pytest.raises(DatasetError, match="development kit.*must have at most 16 MiB"):
+    with pytest.raises(DatasetError, match=r"development kit.*must have at most 16 MiB"):
         _ = ImageNet(folders(tmp_path / "in"), ground_truth=tmp_path / "kit").ids
 
 
