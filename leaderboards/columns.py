@@ -49,8 +49,9 @@ class Column:
 
     @property
     def higher_is_better(self) -> bool:
-        """Direction of the metric."""
-        return next(iter(self.cells.values())).higher_is_better
+        """Direction of the variant, which what does not apply does not know: it states that of the whole metric."""
+        records = self.cells.values()
+        return min(records, key=lambda record: record.kind == "not_applicable").higher_is_better
 
     @property
     def precision(self) -> str:

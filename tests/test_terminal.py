@@ -216,6 +216,17 @@ def test_what_does_not_apply_stands_in_every_column_of_its_metric():
     assert text.endswith("n/a own: no pixels (mask accuracy_area, mask lor_area)")
 
 
+def test_what_does_not_apply_says_nothing_of_the_direction_of_a_variant():
+    rows = [
+        record(None, explainer="a", metric="drop", kind="not_applicable", source="no ReLU", higher_is_better=True),
+        record(0.25, explainer="b", metric="drop", variant="increase", higher_is_better=False),
+        record(0.5, explainer="center", metric="drop", variant="increase", higher_is_better=False),
+    ]
+    assert "increase ↓" in summary_table(rows)
+    assert not control_notes(rows)
+    assert control_notes([rows[0], rows[1], rows[2].model_copy(update={"value": 0.125})])
+
+
 def test_a_metric_that_applies_to_nobody_is_a_line_and_no_column():
     rows = [
         record(0.5, explainer="gradient", metric="mask"),
