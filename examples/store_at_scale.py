@@ -23,13 +23,17 @@ from interpeval.bench.store import MetricResult, Store, Unit, digest_of
 from interpeval.metrics.base import Facts, Scores
 
 SAMPLES, METRICS = 64, 10
+ABOUT = {
+    "dataset": "simulated", "dataset_revision": "1", "model": "m", "model_digest": "0", "explainer_params": "{}",
+    "seed": 0, "interpeval": "0", "torch": "0", "captum": "0", "device": "cpu",
+}  # fmt: skip
 
 
 def unit(number: int) -> Unit:
     status = torch.zeros(SAMPLES, dtype=torch.uint8)
     return Unit(
         key=digest_of({"unit": number}),
-        about={"dataset": "simulated", "model": "m", "explainer": f"e{number % 30}", "explainer_params": "{}"},
+        about={**ABOUT, "explainer": f"e{number % 30}"},
         ids=tuple(f"sample-{number}-{index:03d}" for index in range(SAMPLES)),
         classes=torch.zeros(SAMPLES, dtype=torch.int64),
         metrics={
@@ -84,10 +88,13 @@ def main() -> None:
             count,
             lambda: [fresh.holds(key, metrics, look=True) for key in keys],
         )
+
+        def read() -> None:
+            if any(len(fresh.find(key)) != 1 for key in keys[:written]):
+                raise RuntimeError("a unit is not what was written")
+
+        report("read and check by digest (a run is begun, or published)", written, read)
         some = keys[:: max(1, count // 5000)]
-        report(
-            "read and check by digest (a run is begun, or published)", len(some), lambda: [fresh.find(k) for k in some]
-        )
         leases = Leases(fresh.folder)
 
         def claim() -> None:
