@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -42,9 +43,11 @@ def primary_variants(names: Iterable[str]) -> list[str]:
         ['accuracy_area', 'lor_area']
         >>> primary_variants(["", "class_mean", "tolerance=1", "tolerance=1/class_mean"])
         ['', 'tolerance=1']
+        >>> primary_variants(["eps=16", "eps=2", "eps=0.5"])
+        ['eps=0.5', 'eps=2', 'eps=16']
     """
     split = {name: _configuration(name) for name in names}
-    return sorted(
+    chosen = (
         name
         for name, (configuration, word) in split.items()
         if not any(
@@ -52,6 +55,13 @@ def primary_variants(names: Iterable[str]) -> list[str]:
             for same, other in split.values()
         )
     )
+    return sorted(chosen, key=_by_numbers)
+
+
+def _by_numbers(name: str) -> list[str | float]:
+    """Return a key that sorts numbers within names by their values; texts and numbers take turns in it."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def printable(text: str) -> str:
