@@ -57,7 +57,11 @@ def compare_command(a: Path, b: Path, *, style: str, as_json: bool, samples: int
     help="How probable a failure may be though nothing has changed.",
 )  # fmt: skip
 @click.option(
-    "--atol", type=click.FloatRange(min=0), default=0.0, show_default=True, help="How far off a value may be."
+    "--atol",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="How much worse (with --any-change: how far off) a value may be.",
 )
 @click.option("--any-change", is_flag=True, help="Fail where a number is better, too: bugs can also raise numbers.")
 @click.option(

@@ -58,7 +58,7 @@ class RegressionGuard:
             metrics: metrics or their names.
             baseline: a CSV of records, with the per-sample scores beside it, as `--interpeval-update` writes it.
             alpha: how probable a failure may be though nothing has changed.
-            atol: how far off a value may be.
+            atol: how much worse (with `any_change`: how far off) a value may be.
             any_change: fail where a number is better, too.
             seed: seeds every draw; numbers must be equal if it is that of the baseline and the model is the same.
             limit: use the first samples only.

@@ -1,6 +1,6 @@
 r"""Has anything become worse? Every row of a baseline against the row of another run, one verdict each.
 
-Three tests, the sharpest that the two sides allow:
+Worse is a failure; with `any_change` better is one, too. Three tests, the sharpest that the two sides allow:
 
 `exact`
     Seed, samples, metric version, weights, device and version of PyTorch agree, the device is a CPU and the explainer
@@ -60,7 +60,7 @@ class Finding:
         before: value in the baseline.
         after: value now.
         p: p-value of the one-sided test in the direction of the change; `None` without a test.
-        p_holm: the same, adjusted for all rows that were tested.
+        p_holm: the same, adjusted for all rows that were tested, and for both directions where better is a failure.
         n: number of samples that the test rests on; now, where the two sides differ in it.
         reason: in words, where the numbers do not say it.
     """
@@ -88,12 +88,14 @@ class Check:
     Attributes:
         findings: one per row, sorted by row.
         alpha: probability, at most, of a failure where nothing has changed.
-        atol: how far off a value may be.
+        atol: how much worse (with `any_change`: how far off) a value may be.
+        any_change: whether better is a failure, too.
     """
 
     findings: tuple[Finding, ...]
     alpha: float
     atol: float
+    any_change: bool = False
 
     @property
     def failures(self) -> list[Finding]:
@@ -151,9 +153,10 @@ def check(
         before: the baseline.
         after: what is checked.
         alpha: probability, at most, that an unchanged row is called worse (or different), over all rows together.
-        atol: how much worse a value may be, in units of the metric.
-        any_change: call rows that are better `different`, which is a failure: a bug may also raise a number. Each
-            direction then has half of `alpha`.
+        atol: how much worse (with `any_change`: how far off) a value may be, in units of the metric.
+        any_change: call rows that are better `different`, which is a failure: a bug may also raise a number. So are
+            rows that count more samples than before, or any where there was none. p-values are doubled, for two
+            directions.
 
     Raises:
         ValueError: if `alpha` or `atol` is not what it must be.
@@ -187,34 +190,36 @@ def check(
     for row, record in before.records.items():
         if record.kind == "not_applicable":
             continue
-        found = _compared(row, before, after, atol=atol)
+        found = _compared(row, before, after, atol=atol, any_change=any_change)
         if isinstance(found, _Losses):
             losses[row] = found
         elif isinstance(found, _Tested):
             by_interval.append(found)
         else:
             findings.append(found)
-    level = alpha / 2 if any_change else alpha
-    paired = _sign_flips(losses, before, after, flips=math.ceil(5 * (len(losses) + len(by_interval)) / level))
-    findings += _adjusted([*by_interval, *paired], level)
+    sides = 2 if any_change else 1
+    paired = _sign_flips(losses, before, after, flips=math.ceil(5 * sides * (len(losses) + len(by_interval)) / alpha))
+    findings += _adjusted([*by_interval, *paired], alpha, sides)
     findings += [
         Finding(row=row, verdict="new", after=record.value, n=record.n)
         for row, record in after.records.items()
-        if row not in before.records and record.kind == "measured"
+        if record.kind == "measured" and (row not in before.records or before.records[row].kind == "not_applicable")
     ]
     if any_change:
         findings = [replace(one, verdict="different") if one.verdict == "better" else one for one in findings]
-    return Check(tuple(sorted(findings, key=lambda finding: finding.row)), alpha, atol)
+    return Check(tuple(sorted(findings, key=lambda finding: finding.row)), alpha, atol, any_change)
 
 
-def _compared(row: Row, before: Baseline, after: Baseline, *, atol: float) -> Finding | _Tested | _Losses:
+def _compared(
+    row: Row, before: Baseline, after: Baseline, *, atol: float, any_change: bool
+) -> Finding | _Tested | _Losses:
     """Compare one row as sharply as can be."""
     old, new = before.records[row], after.records.get(row)
     if new is None:
         return Finding(row=row, verdict="missing", before=old.value)
     one, two = before.samples.get(row), after.samples.get(row)
     finding = Finding(row=row, verdict="same", before=old.value, after=new.value, n=new.n)
-    said = _settled(finding, old, new) or _fewer(finding, old, new, one, two)
+    said = _settled(finding, old, new, any_change=any_change) or _fewer(finding, old, new, one, two)
     if said is not None:
         return said
     subject = row.dataset, row.model, row.explainer
@@ -244,14 +249,14 @@ def changes_of_meaning(old: Record, new: Record) -> str:
     return ""
 
 
-def _settled(finding: Finding, old: Record, new: Record) -> Finding | None:
+def _settled(finding: Finding, old: Record, new: Record, *, any_change: bool) -> Finding | None:
     """Return what needs no test."""
     changed = changes_of_meaning(old, new)
     if new.kind == "not_applicable" and not changed:
         changed = f"does not apply any more: {new.source}"
     if changed:
         return replace(finding, verdict="changed", reason=printable(changed))
-    return _uncounted(finding, old, new)
+    return _uncounted(finding, old, new, any_change=any_change)
 
 
 def _fewer(finding: Finding, old: Record, new: Record, one: Samples | None, two: Samples | None) -> Finding | None:
@@ -265,14 +270,17 @@ def _fewer(finding: Finding, old: Record, new: Record, one: Samples | None, two:
     return replace(finding, verdict="missing", reason=f"{missing} of the {size} samples of the baseline are missing")
 
 
-def _uncounted(finding: Finding, old: Record, new: Record) -> Finding | None:
+def _uncounted(finding: Finding, old: Record, new: Record, *, any_change: bool) -> Finding | None:
     """Return what the values do not say, or must not be asked."""
     if finding.row.of_the_machine:
         return replace(finding, verdict="untested", reason="says more about the machine")
-    size, fails = _size(new), new.n_invalid
-    if fails * _size(old) > old.n_invalid * size:
-        reason = f"fails on {fails} of {size} samples, in the baseline on {old.n_invalid} of {_size(old)}"
-        return replace(finding, verdict="worse", reason=reason)
+    more = new.n_invalid * _size(old) - old.n_invalid * _size(new)
+    if more > 0 or (more < 0 and any_change):
+        verdict: Verdict = "worse" if more > 0 else "better"
+        reason = f"fails on {new.n_invalid} of {_size(new)} samples, in the baseline on {old.n_invalid} of {_size(old)}"
+        return replace(finding, verdict=verdict, reason=reason)
+    if any_change and (old.value is None) != (new.value is None):
+        return replace(finding, verdict="different", reason="samples count on one of the two sides only")
     if old.value is None or new.value is None:
         missing = "baseline" if old.value is None else "other run"
         return replace(finding, verdict="untested", reason=f"no sample counts in the {missing}")
@@ -379,7 +387,7 @@ def _one_sided(parts: NDArray[np.float64], flips: int) -> NDArray[np.float64]:
     return np.where(parts.sum(axis=0) > 0, p / 2, 1 - p / 2)
 
 
-def _adjusted(tested: list[_Tested], alpha: float) -> list[Finding]:
+def _adjusted(tested: list[_Tested], alpha: float, sides: int) -> list[Finding]:
     """Turn p-values into verdicts; rows in which nothing differs do not count as tests."""
     worse, better = (np.array([getattr(one, name) for one in tested]) for name in ("worse", "better"))
     adjusted = holm(worse), holm(better)
@@ -389,7 +397,7 @@ def _adjusted(tested: list[_Tested], alpha: float) -> list[Finding]:
             findings.append(one.finding)
             continue
         down = one.worse <= one.better
-        p = float(adjusted[0 if down else 1][place])
+        p = min(1.0, sides * float(adjusted[0 if down else 1][place]))
         verdict: Verdict = "same" if p > alpha else "worse" if down else "better"
         findings.append(replace(one.finding, verdict=verdict, p=min(one.worse, one.better), p_holm=p))
     return findings

@@ -125,7 +125,7 @@ def _summary(check: Check) -> str:
     said = ", ".join(f"{counts[verdict]} {word}" for verdict, word in _WORDS.items() if counts.get(verdict))
     tests = ", ".join(f"{count} {test}" for test, count in sorted(check.tests.items()))
     atol = f", atol {check.atol:g}" if check.atol else ""
-    how = f"tests: {tests or 'none'}; alpha {check.alpha:g}{atol}"
+    how = f"tests: {tests or 'none'}; alpha {check.alpha:g}{atol}{', any change' * check.any_change}"
     return f"{len(check.findings)} rows: {said or 'nothing to compare'} ({how})"
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 from interpeval.leaderboards.baseline import Baseline
 from interpeval.leaderboards.check import Check, Finding, check
 from interpeval.leaderboards.record import records
+from interpeval.metrics.base import Status
 from leaderboard_cases import not_applicable, record, series
 
 
@@ -65,13 +66,33 @@ def test_where_no_number_may_move_a_better_one_fails(atol, verdict):
     assert len(found.failures) == (verdict == "different")
 
 
+def test_where_no_number_may_move_none_may_appear_or_count_more_samples():
+    size = len(BEFORE)
+    status = np.zeros(size, np.uint8)
+    status[1] = Status.INVALID
+    failing, mended = side(series(np.where(status, np.nan, BEFORE), status=status)), side(series(BEFORE))
+    nothing = side(series(np.full(size, np.nan), status=np.full(size, Status.NO_TRUTH, np.uint8)))
+    for before, after, verdict, strict in (
+        (failing, failing, "same", "same"),
+        (failing, mended, "same", "different"),
+        (nothing, mended, "untested", "different"),
+    ):
+        assert only(check(before, after)).verdict == verdict
+        assert only(check(before, after, any_change=True)).verdict == strict
+
+
+def test_what_has_come_to_apply_is_new():
+    before = Baseline.of(records([not_applicable("no masks")], seed=0), [])
+    assert only(check(before, side(series(BEFORE)), any_change=True)).verdict == "new"
+
+
 @pytest.mark.parametrize("change", [0.125, -0.125])
 def test_where_no_number_may_move_each_direction_has_half_of_alpha(change):
     before, after = side(series(BEFORE)), side(series(BEFORE + change, seed=1))
     said = "different" if change > 0 else "worse"
     for alpha, verdict in ((2 / 64, said), (1.9 / 64, "same")):
         found = only(check(before, after, any_change=True, alpha=alpha))
-        assert (found.verdict, found.p) == (verdict, 1 / 64)
+        assert (found.verdict, found.p, found.p_holm) == (verdict, 1 / 64, 2 / 64)
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"torch": "2.10.0"}, {"device": "cuda:H100"}])

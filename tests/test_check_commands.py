@@ -51,7 +51,7 @@ def test_better_is_1_where_no_number_may_move(board, tmp_path):
     now = written(tmp_path / "now.csv", series(VALUES + 0.125, seed=1))
     found = call("check", now, "--against", board, "--any-change", "--alpha", 2 / 128)
     assert found.exit_code == 1
-    assert found.output.startswith("1 rows: 1 different (tests: 1 paired; ")
+    assert found.output.startswith("1 rows: 1 different (tests: 1 paired; alpha 0.015625, any change)")
 
 
 def test_worse_is_1(board, worse):

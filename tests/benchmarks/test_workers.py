@@ -15,7 +15,7 @@ from process_toys import options, suite
 def test_two_workers_beside_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, benchmark) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("interpeval.bench.results.Results.publish", lambda self, folder: None)  # the same for both
-    chosen = suite("toys.py:Plain", size=640, metric="self_consistency")
+    chosen = suite("toys.py:Plain", size=5120, metric="self_consistency")
     seconds: dict[int, float] = {}
 
     def measure(count: int, name: str) -> None:
