@@ -210,7 +210,8 @@ class Leases:
         if not taken:  # a fresh one, made since we looked: put it back unless there is yet another
             with suppress(OSError):
                 os.link(aside, path)
-        aside.unlink()
+        with suppress(IsADirectoryError, PermissionError):  # a folder, which nobody of ours has made, stays aside
+            aside.unlink()
         self._seen.pop(key, None)
         return taken
 
@@ -248,7 +249,8 @@ def _parsed(content: bytes) -> Holder | None:
     try:
         holder = Holder(**parse_json(content))
         texts = (holder.worker, holder.host, holder.machine)
-        known = all(isinstance(text, str) for text in texts) and 0 < holder.pid <= _MOST_PID
+        known = all(isinstance(text, str) for text in texts) and type(holder.pid) is int is type(holder.beat)
+        known = known and 0 < holder.pid <= _MOST_PID
     except (ValueError, TypeError):
         return None
     return holder if known else None

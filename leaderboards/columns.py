@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .names import OF_THE_MACHINE, labels, primary_variants, printable
+from .names import OF_THE_MACHINE, by_numbers, labels, primary_variants, printable
 from .record import Record
 
 PRICES = frozenset({"cost"})
@@ -114,7 +114,8 @@ def columns_of(rows: Iterable[Record], *, also: Collection[tuple[str, str]] = ()
         several = sum(name == metric for name, _ in metrics) > 1
         measured = {row.variant for row in mine if row.kind != "not_applicable"}
         shown = primary_variants(measured - OF_THE_MACHINE or {""})
-        shown += sorted(variant for variant in measured.difference(shown) if (metric, variant) in also)
+        more = (variant for variant in measured.difference(shown) if (metric, variant) in also)
+        shown += sorted(more, key=by_numbers)
         for variant in shown:
             # What does not apply has no variants: it stands in every column of its metric.
             chosen = [row for row in mine if row.variant == variant or row.kind == "not_applicable"]

@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from .files import write_whole
-from .names import CONTROLS, labels, primary_variants, printable
+from .names import CONTROLS, by_numbers, labels, primary_variants, printable
 from .record import Record
 from .series import Identity, NotApplicable, Series
 from .statistics import Estimate, estimate
@@ -129,7 +129,7 @@ def _columns(curves: list[Series]) -> list[tuple[str, str]]:
     """Every (metric, variant), the primary variants of a metric first."""
     columns: list[tuple[str, str]] = []
     for metric in sorted({item.metric for item in curves}):
-        variants = sorted({item.variant for item in curves if item.metric == metric})
+        variants = sorted({item.variant for item in curves if item.metric == metric}, key=by_numbers)
         columns += [(metric, name) for name in dict.fromkeys([*primary_variants(variants), *variants])]
     return columns
 

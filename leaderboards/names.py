@@ -43,8 +43,6 @@ def primary_variants(names: Iterable[str]) -> list[str]:
         ['accuracy_area', 'lor_area']
         >>> primary_variants(["", "class_mean", "tolerance=1", "tolerance=1/class_mean"])
         ['', 'tolerance=1']
-        >>> primary_variants(["eps=16", "eps=2", "eps=0.5"])
-        ['eps=0.5', 'eps=2', 'eps=16']
     """
     split = {name: _configuration(name) for name in names}
     chosen = (
@@ -55,13 +53,18 @@ def primary_variants(names: Iterable[str]) -> list[str]:
             for same, other in split.values()
         )
     )
-    return sorted(chosen, key=_by_numbers)
+    return sorted(chosen, key=by_numbers)
 
 
-def _by_numbers(name: str) -> list[str | float]:
-    """Return a key that sorts numbers within names by their values; texts and numbers take turns in it."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", name)
-    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
+def by_numbers(name: str) -> tuple[list[str | float], str]:
+    """Return a key that sorts variants by the numbers in them.
+
+    Example:
+        >>> sorted(["eps=16", "eps=2", "eps=1e-05", "eps=2.0"], key=by_numbers)
+        ['eps=1e-05', 'eps=2', 'eps=2.0', 'eps=16']
+    """
+    parts = re.split(r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)", name)  # texts and numbers take turns
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .board import Board
-from .names import printable
+from .names import by_numbers, printable
 from .record import Record
 from .sheets import sheets_of
 
@@ -70,7 +70,8 @@ def _direction(rows: Iterable[Record]) -> str:
     """Where better is; for every variant, if that depends on it."""
     variants = {row.variant: row.higher_is_better for row in rows if row.kind == "measured"}
     if len(set(variants.values())) > 1:
-        return printable(", ".join(f"{name} {'↑' if higher else '↓'}" for name, higher in sorted(variants.items())))
+        ordered = sorted(variants, key=by_numbers)
+        return printable(", ".join(f"{name} {'↑' if variants[name] else '↓'}" for name in ordered))
     return "higher is better" if all(variants.values()) else "lower is better"
 
 

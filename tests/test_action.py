@@ -69,6 +69,11 @@ def test_the_check_writes_everything_and_ends_as_the_command_does(tmp_path, chan
     assert re.findall(r"::error title=interpeval check%3A (\w+)", done.stdout) == ([said] if said else [])
 
 
+def test_any_change_is_true_or_false_and_nothing_else(tmp_path):
+    done = run(tmp_path, scripts()["check"], OUT="out", AGAINST="b.csv", ALPHA="0.02", ATOL="0", ANY_CHANGE="True")
+    assert (done.returncode, "any-change must be true or false" in done.stdout) == (2, True)
+
+
 def test_a_run_that_fails_fails_the_step(tmp_path):
     done = run(tmp_path, scripts()["score"], SUITE="$(touch planted).toml", OUT="out")
     assert done.returncode == 1

@@ -153,11 +153,25 @@ FORGED = {"worker": "w", "host": "h", "machine": lease._machine(), "pid": 1, "be
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[1]", b'{"pid": 1}', b"[" * 8000, b" " * 10**6, None]
-    + [json.dumps(FORGED | change).encode() for change in ({"pid": 2**40}, {"pid": "1"}, {"pid": -1}, {"host": [1]})],
+    + [
+        json.dumps(FORGED | change).encode()
+        for change in (
+            {"pid": 2**40},
+            {"pid": "1"},
+            {"pid": -1},
+            {"pid": 1.5},
+            {"pid": True},
+            {"beat": "0"},
+            {"host": [1]},
+        )
+    ]
+    + ["folder"],
 )
-def test_a_lease_that_names_nobody_is_taken_in_time(tmp_path: Path, content: bytes | None) -> None:
+def test_a_lease_that_names_nobody_is_taken_in_time(tmp_path: Path, content: bytes | str | None) -> None:
     """One whose writer was killed while writing it, and what somebody forged; `None` is a pipe, which nobody reads."""
-    if content is None:
+    if content == "folder":
+        (tmp_path / "unit.lease").mkdir()
+    elif content is None:
         os.mkfifo(tmp_path / "unit.lease")
     else:
         (tmp_path / "unit.lease").write_bytes(content)

@@ -34,7 +34,9 @@ def kill_a_worker(folder: Path, launcher: subprocess.Popen[str]) -> str:
     while launcher.poll() is None:
         for pid in in_hand(folder):
             os.kill(pid, signal.SIGSTOP)
-            if pid in (held := in_hand(folder)):
+            held = in_hand(folder)
+            # One that is written and only waits for its lease to be given back would be nobody's any more.
+            if pid in held and not list((folder / "units").glob(f"{held[pid]}-*.json")):
                 os.kill(pid, signal.SIGKILL)
                 return held[pid]
             os.kill(pid, signal.SIGCONT)
