@@ -305,7 +305,7 @@ def _loss(old: Record, new: Record) -> float:
 
 def _exact(finding: Finding, loss: float, atol: float) -> Finding:
     verdict: Verdict = "worse" if loss > atol else "better" if loss < -atol else "same"
-    reason = "everything that determines it agrees, the value does not" if loss else ""
+    reason = "seed, samples, weights and versions agree, the value does not: its code may differ" if loss else ""
     return replace(finding, verdict=verdict, test="exact", reason=reason)
 
 
