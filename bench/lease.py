@@ -248,12 +248,12 @@ def _parsed(content: bytes) -> Holder | None:
     """Return the holder a lease names; `None` for one that was being written when its writer was killed, or forged."""
     try:
         holder = Holder(**parse_json(content))
-        texts = (holder.worker, holder.host, holder.machine)
-        known = all(isinstance(text, str) for text in texts) and type(holder.pid) is int is type(holder.beat)
-        known = known and 0 < holder.pid <= _MOST_PID
     except (ValueError, TypeError):
         return None
-    return holder if known else None
+    texts, numbers = (holder.worker, holder.host, holder.machine), (holder.pid, holder.beat)
+    # Not `isinstance`: true is a whole number to it, too.
+    known = all(type(text) is str for text in texts) and all(type(number) is int for number in numbers)
+    return holder if known and 0 < holder.pid <= _MOST_PID else None
 
 
 @cache

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,11 +186,10 @@ def _parts(units: Iterable[Unit], metric_keys: frozenset[str] | None) -> dict[tu
 
 def _series(parts: Sequence[_Part], variant: str, known: dict[tuple[Any, ...], _Samples]) -> Series:
     about, result = parts[0].unit.about, next(p.result for p in parts if variant in p.result.scores)
-    parts, rows = _without_repeats(parts)
+    keep = _not_repeated(parts)
     values, status, variance = zip(*(_arrays(part, variant, result) for part in parts), strict=True)
-    keep = np.concatenate(rows)
     fact = result.facts[variant]
-    samples = _samples(parts, rows, known)
+    samples = _samples(parts, keep, known)
     return Series(
         **{name: about[name] for name in _ABOUT},
         metric=result.name,
@@ -218,12 +218,10 @@ _ABOUT = (
 )  # fmt: skip
 
 
-def _samples(parts: Sequence[_Part], rows: Sequence[np.ndarray], known: dict[tuple[Any, ...], _Samples]) -> _Samples:
-    """Return the samples of some units, of which `rows` count: those that are `known` if they are the same."""
-    ids = tuple(
-        name for part, kept in zip(parts, rows, strict=True) for name, k in zip(part.unit.ids, kept, strict=True) if k
-    )
-    classes = np.concatenate([part.unit.classes.numpy() for part in parts])[np.concatenate(rows)]
+def _samples(parts: Sequence[_Part], keep: np.ndarray, known: dict[tuple[Any, ...], _Samples]) -> _Samples:
+    """Return those samples of some units that are to be kept; the `known` ones if they are the same."""
+    ids = tuple(compress(chain.from_iterable(part.unit.ids for part in parts), keep))
+    classes = np.concatenate([part.unit.classes.numpy() for part in parts])[keep]
     key = ids, classes.tobytes()
     if key not in known:
         known[key] = _Samples(ids, _clusters(ids), classes)
@@ -236,14 +234,14 @@ def _clusters(ids: Sequence[str]) -> tuple[str, ...]:
     return images if len(set(images)) < len(images) else ()
 
 
-def _without_repeats(parts: Sequence[_Part]) -> tuple[Sequence[_Part], list[np.ndarray]]:
-    """Mark samples that an earlier unit already holds, as happens when a larger `--limit` cuts other shards."""
+def _not_repeated(parts: Sequence[_Part]) -> np.ndarray:
+    """Mark all samples but those that an earlier unit already holds, as a larger `--limit` cuts other shards."""
     seen: set[str] = set()
     rows: list[np.ndarray] = []
     for part in parts:
         rows.append(np.array([name not in seen for name in part.unit.ids], dtype=bool))
         seen.update(part.unit.ids)
-    return parts, rows
+    return np.concatenate(rows)
 
 
 def _arrays(part: _Part, variant: str, like: MetricResult) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

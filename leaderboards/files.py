@@ -59,7 +59,7 @@ def sweep(folder: Path, *, now: float) -> None:
     """
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.endswith(".tmp") and _BESIDE.fullmatch(entry.name):
+            if _BESIDE.fullmatch(entry.name):
                 with suppress(OSError):  # another one was quicker, or it belongs to somebody else
                     found = entry.stat(follow_symlinks=False)
                     if now - max(found.st_mtime, found.st_ctime) > ABANDONED:  # a rename changes the latter alone

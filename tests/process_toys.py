@@ -9,12 +9,13 @@ import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from interpeval.bench.engine import Options
 from interpeval.bench.local_workers import Crew
-from interpeval.bench.run import run
+from interpeval.bench.run import load_results, run
 from interpeval.bench.suite import Experiment, Suite
 from toys import Plain
 
@@ -34,6 +35,15 @@ def suite(*explainers: str, size: int = 100, model: str = "toys.py:network", met
 
 def options(batch_size: int = 16) -> Options:
     return Options(torch.device("cpu"), batch_size=batch_size)
+
+
+def bytes_of(folder: Path) -> tuple[str, str, list[str]]:
+    """What must agree: the leaderboard but for its seconds, the per-sample scores, and the names in the store."""
+    board = pd.read_csv(folder / "leaderboard.csv", keep_default_na=False, dtype=str).drop(columns="seconds")
+    results = load_results(folder)
+    assert results.manifest["finished"] is not None
+    names = sorted(path.name for path in (folder / "units").iterdir() if not path.name.endswith(".tmp"))
+    return board.to_csv(index=False), results.scores.to_csv(index=False), names
 
 
 def in_a_process(chosen: Suite, folder: Path, crew: Crew | None) -> ForkServerProcess:

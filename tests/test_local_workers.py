@@ -18,21 +18,12 @@ from interpeval.bench.local_workers import Crew
 from interpeval.bench.run import Manifest, Outcome, load_results, run
 from interpeval.bench.store import Store
 from interpeval.bench.suite import Suite
-from process_toys import in_a_process, options, suite
+from process_toys import bytes_of, in_a_process, options, suite
 
 # How many workers and drivers are killed; a run of all 20: INTERPEVAL_TEST_KILLS=20.
 KILLS = int(os.environ.get("INTERPEVAL_TEST_KILLS", "2"))
 # A driver and its workers finish some four units before they are gone, and those of controls in no time.
 MANY = suite("toys.py:Slow", size=64 * max(2, 5 * (KILLS - 2)))
-
-
-def bytes_of(folder: Path) -> tuple[str, str, list[str]]:
-    """What must agree: the leaderboard but for its seconds, the per-sample scores, and the names in the store."""
-    board = pd.read_csv(folder / "leaderboard.csv", keep_default_na=False, dtype=str).drop(columns="seconds")
-    results = load_results(folder)
-    assert results.manifest["finished"] is not None
-    names = sorted(path.name for path in (folder / "units").iterdir() if not path.name.endswith(".tmp"))
-    return board.to_csv(index=False), results.scores.to_csv(index=False), names
 
 
 @pytest.fixture(scope="module")

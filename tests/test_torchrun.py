@@ -9,20 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from interpeval.bench.lease import Leases
-from interpeval.bench.run import Manifest, load_results, run
-from process_toys import options, suite
+from interpeval.bench.run import Manifest, run
+from process_toys import bytes_of, options, suite
 
 MANY = suite("toys.py:Slow", size=64 * 8)
-
-
-def bytes_of(folder: Path) -> tuple[str, str, list[str]]:
-    board = pd.read_csv(folder / "leaderboard.csv", keep_default_na=False, dtype=str).drop(columns="seconds")
-    names = sorted(path.name for path in (folder / "units").iterdir() if path.suffix in (".json", ".safetensors"))
-    return board.to_csv(index=False), load_results(folder).scores.to_csv(index=False), names
 
 
 def in_hand(folder: Path) -> dict[int, str]:
